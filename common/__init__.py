@@ -1,0 +1,1 @@
+"""Small utilities that several papers share; imports libraries only."""

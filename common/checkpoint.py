@@ -1,0 +1,109 @@
+"""Checkpoints: nested trees of tensors, arrays and plain values in one safetensors file.
+
+The file's name ends with the first 16 digits of the SHA-256 of its content, so damage is noticed
+before anything is used, and a file is either whole under its name or not there at all. Loading
+never executes code.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from common import files
+
+PATTERN = "step-*.safetensors"
+
+
+def _encode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Plain JSON for ``value``; arrays are moved to ``arrays`` and referred to by name."""
+    if type(value).__module__.split(".")[0] == "torch" and hasattr(value, "detach"):
+        arrays[name := str(len(arrays))] = np.array(value.detach().cpu().numpy(), order="C")
+        return {"$torch": name}
+    if isinstance(value, np.ndarray):
+        arrays[name := str(len(arrays))] = np.array(value, order="C")
+        return {"$numpy": name}
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        if all(isinstance(key, str) and not key.startswith("$") for key in value):
+            return {key: _encode(item, arrays) for key, item in value.items()}
+        return {"$dict": [[key, _encode(item, arrays)] for key, item in value.items()]}
+    if isinstance(value, tuple):
+        return {"$tuple": [_encode(item, arrays) for item in value]}
+    if isinstance(value, list):
+        return [_encode(item, arrays) for item in value]
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"a checkpoint cannot hold a {type(value).__name__}")
+
+
+def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
+    """Inverse of :func:`_encode`."""
+    if isinstance(value, list):
+        return [_decode(item, arrays) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$numpy" in value:
+        return arrays[value["$numpy"]].copy()
+    if "$torch" in value:
+        import torch
+
+        return torch.from_numpy(arrays[value["$torch"]].copy())
+    if "$tuple" in value:
+        return tuple(_decode(item, arrays) for item in value["$tuple"])
+    if "$dict" in value:
+        return {key: _decode(item, arrays) for key, item in value["$dict"]}
+    return {key: _decode(item, arrays) for key, item in value.items()}
+
+
+def save(folder: Path, step: int, tree: Any, note: dict[str, Any]) -> Path:
+    """Write ``tree`` as the checkpoint of ``step`` and remove all but the last two.
+
+    Args:
+        folder: where checkpoints live.
+        step: non-negative; orders the checkpoints.
+        tree: nested dicts, lists and tuples of torch tensors, numpy arrays, numbers of any size,
+            strings, booleans and None.
+        note: JSON values that go with the checkpoint and not into the tree.
+
+    Returns:
+        The file's path.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    header = json.dumps({"tree": _encode(tree, arrays), "step": step, "note": note})
+    data = safetensors.numpy.save(arrays, {"checkpoint": header})
+    path = folder / f"step-{step:012d}-{files.sha256(data)[:16]}.safetensors"
+    files.write_bytes(path, data)
+    others = [other for other in sorted(folder.glob(PATTERN)) if other != path]
+    for old in others[:-1]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def load(path: Path) -> tuple[int, Any, dict[str, Any]] | None:
+    """``(step, tree, note)`` of a checkpoint, or None if the file is missing or damaged."""
+    try:
+        data = path.read_bytes()
+    except OSError:
+        return None
+    if files.sha256(data)[:16] != path.stem.rsplit("-", 1)[-1]:
+        return None
+    try:
+        (length,) = struct.unpack("<Q", data[:8])
+        header = json.loads(json.loads(data[8 : 8 + length])["__metadata__"]["checkpoint"])
+        arrays = safetensors.numpy.load(data)
+        return header["step"], _decode(header["tree"], arrays), header["note"]
+    except (struct.error, ValueError, KeyError, TypeError, safetensors.SafetensorError):
+        return None
+
+
+def newest_first(folder: Path) -> list[Path]:
+    """The checkpoints of ``folder``, newest first."""
+    return sorted(folder.glob(PATTERN), reverse=True)

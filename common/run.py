@@ -1,0 +1,346 @@
+"""A run directory: configuration, metrics as they come, checkpoints, evaluation.
+
+``train.py`` opens it, goes on from what it finds, and finishes it; ``eval.py`` loads it and writes
+its rows. A run can be killed at any moment: the next one goes on from the last checkpoint with the
+metrics file cut back to the same moment, so it ends with the numbers of an undisturbed run.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+import sys
+import time
+import types
+import typing
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union
+
+from common import checkpoint, files
+from common.errors import UserError
+from common.track import Tracker, tracker
+
+C = TypeVar("C")
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SECONDS_BETWEEN_CHECKPOINTS = 20.0
+EVERY_VARIABLE = "PAPERS_CHECKPOINT_EVERY"  # steps between checkpoints, instead of seconds
+
+
+def loaded_sources() -> dict[str, str]:
+    """SHA-256 of each file of ``papers`` and ``common`` that this process has imported."""
+    paths = set()
+    for module in list(sys.modules.values()):
+        name = getattr(module, "__file__", None)
+        if name and (path := Path(name)).suffix == ".py" and path.is_relative_to(REPOSITORY):
+            relative = path.relative_to(REPOSITORY)
+            if relative.parts[0] in ("papers", "common"):
+                paths.add(relative.as_posix())
+    return {path: files.sha256((REPOSITORY / path).read_bytes()) for path in sorted(paths)}
+
+
+def unchanged(sources: Mapping[str, str], root: Path = REPOSITORY) -> bool:
+    """Whether each recorded source file is still what it was."""
+    return bool(sources) and all(
+        (root / path).is_file() and files.sha256((root / path).read_bytes()) == digest
+        for path, digest in sources.items()
+    )
+
+
+def _plain(value: Any) -> Any:
+    """JSON form of a configuration value."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, (tuple, list)):
+        return [_plain(item) for item in value]
+    return value
+
+
+def _typed(value: Any, annotation: Any) -> Any:
+    """Inverse of :func:`_plain`, guided by a field's annotation."""
+    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
+        return _instance(value, annotation)
+    if annotation is Path:
+        return Path(value)
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin in (Union, types.UnionType):
+        if value is None:
+            return None
+        return _typed(value, next(a for a in arguments if a is not type(None)))
+    if origin is tuple:
+        inner = [arguments[0]] * len(value) if len(arguments) == 2 else list(arguments)
+        return tuple(_typed(item, kind) for item, kind in zip(value, inner, strict=False))
+    if origin is list:
+        return [_typed(item, arguments[0]) for item in value]
+    if origin is Literal or origin is not None:
+        return value
+    return float(value) if annotation is float and value is not None else value
+
+
+def _instance(values: Mapping[str, Any], config: type[C]) -> C:
+    hints = typing.get_type_hints(config)
+    fields = dataclasses.fields(config)  # type: ignore[arg-type]
+    return config(**{f.name: _typed(values[f.name], hints[f.name]) for f in fields})
+
+
+class Run:
+    """An open run directory. Make one by :meth:`open` (training) or :meth:`load` (evaluation)."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._lock = self._take_lock()
+        self._metrics: typing.IO[bytes] | None = None
+        self._digest = hashlib.sha256()  # of the metrics file so far
+        self._bytes = 0
+        self._tracker: Tracker | None = None
+        self._started = time.monotonic()
+        self._earlier_seconds = 0.0
+        self._saved_at = time.monotonic()
+        every = os.environ.get(EVERY_VARIABLE)
+        self._every = int(every) if every else None
+
+    # -- opening ------------------------------------------------------------------------------
+
+    @classmethod
+    def open(cls, folder: Path, config: Any) -> Run:
+        """Create the run directory or reopen it, holding its lock.
+
+        A directory that was begun by other code is moved to ``<folder>.stale`` and a new one
+        begun, with a line that says so.
+
+        Raises:
+            UserError: if another process is at work there, or it holds another configuration.
+        """
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        run = cls(folder)
+        plain = {k: v for k, v in _plain(config).items() if k not in ("out", "device")}
+        path = folder / "config.json"
+        if path.exists():
+            there = files.read_json(path)
+            differing = sorted(
+                k for k in set(there) | set(plain) if there.get(k, "") != plain.get(k, "")
+            )
+            if differing:
+                k = differing[0]
+                raise UserError(
+                    f"{folder} holds a run with {k}={there.get(k)!r}, not {plain.get(k)!r}; "
+                    "choose another --out or remove it"
+                )
+            if not unchanged(run._recorded_sources()):
+                stale = folder.with_name(folder.name + ".stale")
+                shutil.rmtree(stale, ignore_errors=True)
+                run._release()
+                folder.rename(stale)
+                print(f"{folder} was begun by other code: moved to {stale.name}, begun anew")
+                folder.mkdir()
+                run = cls(folder)
+        if not path.exists():
+            files.write_json(folder / "sources.json", loaded_sources())
+            files.write_json(path, plain)
+        run._tracker = tracker(folder)
+        return run
+
+    @classmethod
+    def load(cls, folder: Path) -> Run:
+        """Open a finished run for evaluation.
+
+        Raises:
+            UserError: if the run is not there or not finished.
+        """
+        folder = Path(folder)
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{folder} is no run directory; train first")
+        run = cls(folder)
+        if not run.finished:
+            raise UserError(f"the run in {folder} is not finished; run its training again")
+        return run
+
+    def _take_lock(self) -> int:
+        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
+        for attempt in range(40):  # a killed holder is gone at once, its children a moment later
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return descriptor
+            except BlockingIOError:
+                time.sleep(0.1 if attempt else 0.01)
+        os.close(descriptor)
+        raise UserError(f"another process is at work in {self.folder}; wait for it or stop it")
+
+    def _release(self) -> None:
+        os.close(self._lock)
+
+    def _recorded_sources(self) -> dict[str, str]:
+        path = self.folder / "sources.json"
+        return files.read_json(path) if path.exists() else {}
+
+    def config(self, config: type[C]) -> C:
+        """The configuration of this run as an instance of the dataclass ``config``."""
+        values = dict(files.read_json(self.folder / "config.json"))
+        values.setdefault("out", str(self.folder))
+        values.setdefault("device", "cpu")
+        return _instance(values, config)
+
+    # -- training -----------------------------------------------------------------------------
+
+    @property
+    def finished(self) -> bool:
+        """Whether training ended and its last checkpoint and its metrics are whole."""
+        path = self.folder / "finished.json"
+        return path.is_file() and self._usable(checkpoint.newest_first(self.folder)[:1]) is not None
+
+    def _usable(self, paths: Sequence[Path]) -> tuple[int, Any, dict[str, Any]] | None:
+        """The first of ``paths`` that is whole and whose part of the metrics file is whole."""
+        metrics = self.folder / "metrics.jsonl"
+        for path in paths:
+            loaded = checkpoint.load(path)
+            if loaded is None:
+                print(f"checkpoint {path} is damaged; the one before it is used", file=sys.stderr)
+                continue
+            note = loaded[2]
+            data = metrics.read_bytes()[: note["metrics_bytes"]] if metrics.exists() else b""
+            if files.sha256(data) != note["metrics_sha256"]:
+                print(f"{metrics} is damaged; an earlier checkpoint is used", file=sys.stderr)
+                continue
+            return loaded
+        return None
+
+    def restore(self) -> Any | None:
+        """The tree of the last whole checkpoint, or None to begin at the beginning.
+
+        The metrics file is cut back to the moment of that checkpoint.
+        """
+        (self.folder / "finished.json").unlink(missing_ok=True)
+        for leftover in self.folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+        paths = checkpoint.newest_first(self.folder)
+        loaded = self._usable(paths)
+        keep = loaded[2]["metrics_bytes"] if loaded else 0
+        metrics = self.folder / "metrics.jsonl"
+        self._metrics = open(metrics, "ab")  # noqa: SIM115 (held for the run's life)
+        self._metrics.truncate(keep)
+        self._digest = hashlib.sha256(metrics.read_bytes())
+        self._bytes = keep
+        if loaded is None:
+            for path in paths:
+                path.unlink()
+            return None
+        for path in paths:  # those that were newer are damaged
+            if int(path.name.split("-")[1]) > loaded[0]:
+                path.unlink()
+        self._earlier_seconds = loaded[2]["seconds"]
+        return loaded[1]
+
+    def log(self, step: int, **metrics: float | Sequence[float]) -> None:
+        """Append one line to ``metrics.jsonl``; ``restore`` must have been called before."""
+        if self._metrics is None:
+            self.restore()
+        assert self._metrics is not None
+        line = json.dumps({"step": step, **{k: _number(v) for k, v in metrics.items()}}) + "\n"
+        self._metrics.write(line.encode())
+        self._metrics.flush()
+        self._digest.update(line.encode())
+        self._bytes += len(line)
+        if self._tracker is not None:
+            self._tracker.log(step, metrics)
+
+    def due(self, step: int) -> bool:
+        """Whether it is time for a checkpoint (every 20 s; tests count steps instead)."""
+        if self._every is not None:
+            return step % self._every == 0
+        return time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS
+
+    def save(self, step: int, tree: Any) -> Path:
+        """Write a checkpoint from which training goes on bit for bit."""
+        if self._metrics is None:
+            self.restore()
+        assert self._metrics is not None
+        os.fsync(self._metrics.fileno())
+        note = {
+            "metrics_bytes": self._bytes,
+            "metrics_sha256": self._digest.hexdigest(),
+            "seconds": self.seconds,
+        }
+        path = checkpoint.save(self.folder, step, tree, note)
+        self._saved_at = time.monotonic()
+        return path
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of training so far, earlier tries included up to their checkpoint."""
+        return self._earlier_seconds + time.monotonic() - self._started
+
+    def finish(self, tree: Any) -> None:
+        """Write the last checkpoint and mark the run as finished."""
+        newest = checkpoint.newest_first(self.folder)
+        step = int(newest[0].name.split("-")[1]) + 1 if newest else 0
+        self.save(step, tree)
+        files.write_json(
+            self.folder / "sources.json", {**self._recorded_sources(), **loaded_sources()}
+        )
+        files.write_json(self.folder / "finished.json", {"seconds": round(self.seconds, 3)})
+        if self._tracker is not None:
+            self._tracker.close()
+
+    # -- evaluation ---------------------------------------------------------------------------
+
+    def final(self) -> Any:
+        """The tree given to :meth:`finish`."""
+        loaded = self._usable(checkpoint.newest_first(self.folder)[:1])
+        if loaded is None:
+            raise UserError(f"the last checkpoint of {self.folder} is damaged; train again")
+        return loaded[1]
+
+    def metrics(self) -> list[dict[str, Any]]:
+        """The lines of ``metrics.jsonl``."""
+        return files.read_json_lines(self.folder / "metrics.jsonl")
+
+    def write_eval(
+        self,
+        rows: Iterable[Mapping[str, Any]],
+        extras: Iterable[Mapping[str, Any]] = (),
+    ) -> None:
+        """Write ``eval.json``: rows of metrics, and small arrays that figures need.
+
+        Args:
+            rows: each with "method", "task", "seed", "metric", "value" (a finite number, or None
+                where there is none), optionally "step" and further labels.
+            extras: each with "name", "method", "task", "seed", "data" (nested lists).
+
+        Raises:
+            ValueError: if a row lacks a key or its value is not finite.
+        """
+        checked = []
+        for row in rows:
+            missing = {"method", "task", "seed", "metric", "value"} - set(row)
+            if missing:
+                raise ValueError(f"a row lacks {sorted(missing)}: {row}")
+            value = row["value"]
+            if value is not None and not math.isfinite(value):
+                raise ValueError(f"not a finite value: {row}")
+            checked.append({**row, "value": None if value is None else float(value)})
+        files.write_json(
+            self.folder / "eval.json",
+            {
+                "rows": checked,
+                "extras": list(extras),
+                "sources": {**self._recorded_sources(), **loaded_sources()},
+            },
+        )
+
+
+def _number(value: Any) -> Any:
+    """A JSON number or list of numbers; what is not finite becomes None."""
+    if hasattr(value, "tolist"):
+        value = value.tolist()
+    if isinstance(value, (list, tuple)):
+        return [_number(item) for item in value]
+    return value if isinstance(value, int) or math.isfinite(value) else None

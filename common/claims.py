@@ -170,6 +170,17 @@ def judge_all(claims: Sequence[Claim], rows: pd.DataFrame, scale: str) -> list[d
     return judged
 
 
+def long_form(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows as a data frame with one line per value: curves are spread over their steps."""
+    frame = pd.DataFrame(list(rows))
+    if "step" not in frame:
+        return frame
+    curves = frame["value"].map(lambda value: isinstance(value, list))
+    spread = frame[curves].explode(["step", "value"])
+    frame = pd.concat([frame[~curves], spread]).sort_index(kind="stable").reset_index(drop=True)
+    return frame.astype({"step": float, "value": float})
+
+
 def plain(value: Any) -> Any:
     """Strict JSON form of evidence: NumPy scalars become numbers, what is not finite a string."""
     if isinstance(value, Mapping):
@@ -203,7 +214,7 @@ def claims_cli(
 
     def judge(cfg: ClaimsConfig) -> None:
         results = files.read_json(cfg.results)
-        rows = pd.DataFrame(results["rows"])
+        rows = long_form(results["rows"])
         drawn = figures(rows, results.get("extras", []))
         for name, figure in drawn.items():
             cfg.out.mkdir(parents=True, exist_ok=True)

@@ -78,6 +78,11 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     return [row for row in rows if isinstance(row, dict)]
 
 
+def rows_digest(evaluation: dict[str, Any]) -> str:
+    """SHA-256 of an evaluation's rows and extras, by which damage is noticed."""
+    return sha256(json.dumps([evaluation.get("rows"), evaluation.get("extras")]).encode())
+
+
 def sha256(data: bytes) -> str:
     """Hexadecimal SHA-256 of ``data``."""
     return hashlib.sha256(data).hexdigest()

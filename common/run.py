@@ -312,7 +312,9 @@ class Run:
 
         Args:
             rows: each with "method", "task", "seed", "metric", "value" (a finite number, or None
-                where there is none), optionally "step" and further labels.
+                where there is none), optionally "step" and further labels. A curve is one row
+                with equally long lists as "step" and "value"; its values are rounded to 7
+                significant digits. Claims see it as one row per point.
             extras: each with "name", "method", "task", "seed", "data" (nested lists).
 
         Raises:
@@ -323,18 +325,20 @@ class Run:
             missing = {"method", "task", "seed", "metric", "value"} - set(row)
             if missing:
                 raise ValueError(f"a row lacks {sorted(missing)}: {row}")
-            value = row["value"]
-            if value is not None and not math.isfinite(value):
+            value = _number(row["value"])
+            lost = None in value if isinstance(value, list) else value is None
+            if lost and row["value"] is not None:
                 raise ValueError(f"not a finite value: {row}")
-            checked.append({**row, "value": None if value is None else float(value)})
-        files.write_json(
-            self.folder / "eval.json",
-            {
-                "rows": checked,
-                "extras": list(extras),
-                "sources": {**self._recorded_sources(), **loaded_sources()},
-            },
-        )
+            if isinstance(value, list):
+                if len(value) != len(row.get("step", [])):
+                    raise ValueError(f"a curve needs as many steps as values: {row}")
+                value = [float(f"{point:.7g}") for point in value]
+            checked.append({**row, "value": float(value) if isinstance(value, int) else value})
+        evaluation: dict[str, Any] = {"rows": checked, "extras": list(extras)}
+        evaluation = json.loads(json.dumps(evaluation, allow_nan=False, default=_number))
+        evaluation["digest"] = files.rows_digest(evaluation)
+        evaluation["sources"] = {**self._recorded_sources(), **loaded_sources()}
+        files.write_json(self.folder / "eval.json", evaluation)
 
 
 def _number(value: Any) -> Any:

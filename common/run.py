@@ -18,7 +18,8 @@ import sys
 import time
 import types
 import typing
-from collections.abc import Iterable, Mapping, Sequence
+import weakref
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
@@ -94,9 +95,9 @@ def _instance(values: Mapping[str, Any], config: type[C]) -> C:
 class Run:
     """An open run directory. Make one by :meth:`open` (training) or :meth:`load` (evaluation)."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, lock: bool) -> None:
         self.folder = folder
-        self._lock = self._take_lock()
+        self._release = self._take_lock() if lock else _nothing
         self._metrics: typing.IO[bytes] | None = None
         self._digest = hashlib.sha256()  # of the metrics file so far
         self._bytes = 0
@@ -121,7 +122,7 @@ class Run:
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        run = cls(folder)
+        run = cls(folder, lock=True)
         plain = {k: v for k, v in _plain(config).items() if k not in ("out", "device")}
         path = folder / "config.json"
         if path.exists():
@@ -142,7 +143,7 @@ class Run:
                 folder.rename(stale)
                 print(f"{folder} was begun by other code: moved to {stale.name}, begun anew")
                 folder.mkdir()
-                run = cls(folder)
+                run = cls(folder, lock=True)
         if not path.exists():
             files.write_json(folder / "sources.json", loaded_sources())
             files.write_json(path, plain)
@@ -159,24 +160,21 @@ class Run:
         folder = Path(folder)
         if not (folder / "config.json").is_file():
             raise UserError(f"{folder} is no run directory; train first")
-        run = cls(folder)
+        run = cls(folder, lock=False)
         if not run.finished:
             raise UserError(f"the run in {folder} is not finished; run its training again")
         return run
 
-    def _take_lock(self) -> int:
+    def _take_lock(self) -> Callable[[], object]:
         descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
         for attempt in range(40):  # a killed holder is gone at once, its children a moment later
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return descriptor
+                return weakref.finalize(self, os.close, descriptor)
             except BlockingIOError:
                 time.sleep(0.1 if attempt else 0.01)
         os.close(descriptor)
         raise UserError(f"another process is at work in {self.folder}; wait for it or stop it")
-
-    def _release(self) -> None:
-        os.close(self._lock)
 
     def _recorded_sources(self) -> dict[str, str]:
         path = self.folder / "sources.json"
@@ -289,6 +287,7 @@ class Run:
         files.write_json(self.folder / "finished.json", {"seconds": round(self.seconds, 3)})
         if self._tracker is not None:
             self._tracker.close()
+        self._release()
 
     # -- evaluation ---------------------------------------------------------------------------
 
@@ -341,10 +340,16 @@ class Run:
         files.write_json(self.folder / "eval.json", evaluation)
 
 
+def _nothing() -> None:
+    """Release of a lock that was never taken."""
+
+
 def _number(value: Any) -> Any:
     """A JSON number or list of numbers; what is not finite becomes None."""
     if hasattr(value, "tolist"):
         value = value.tolist()
     if isinstance(value, (list, tuple)):
         return [_number(item) for item in value]
-    return value if isinstance(value, int) or math.isfinite(value) else None
+    if value is None or isinstance(value, int):
+        return value
+    return value if math.isfinite(value) else None

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import logging
 import os
 import shutil
 import signal
@@ -279,7 +280,7 @@ class RayCluster:
                 num_cpus=None if address else cores or available_cores(),
                 include_dashboard=False,
                 log_to_driver=False,
-                logging_level="error",
+                logging_level=logging.ERROR,
                 runtime_env={"working_dir": str(ROOT), "excludes": excludes},
             )
         self.cores = int(ray.cluster_resources().get("CPU", 1))

@@ -71,6 +71,7 @@ def main(options: Options) -> None:
             f"{len(scale.jobs)} jobs on {executor.cores} cores "
             f"(planned: {scale.minutes:g} minutes on 2)"
         )
+        resumed = any(executors.done(job, root / job.name) for job in scale.jobs)
         work = run_stages(scale, executor, root, options.device)
         collected = collect(scale, root)
         wall = time.monotonic() - started
@@ -78,7 +79,7 @@ def main(options: Options) -> None:
             "paper": paper.slug,
             "scale": scale.name,
             "seeds": max((len(set(s)) for s in _seed_sets(scale)), default=0),
-            "provenance": {**begun, **finish_provenance(begun, root, wall, work, executor.cores)},
+            "provenance": {**begun, **finish_provenance(begun, root, wall, work, resumed)},
             **collected,
         }
         results.update(judge(paper, scale, root, results))
@@ -169,19 +170,18 @@ def _processor() -> str:
 
 
 def finish_provenance(
-    begun: dict[str, Any], root: Path, wall: float, work: float, cores: int
+    begun: dict[str, Any], root: Path, wall: float, work: float, resumed: bool
 ) -> dict[str, Any]:
-    """What is known after the runs; time of earlier, interrupted tries is counted in.
+    """What is known after the runs.
 
-    ``wall_seconds`` adds up over the tries that led to these results; ``busy`` is the share of the
+    ``wall_seconds`` adds up over the tries that led to these results (``resumed``: this one found
+    finished jobs); ``busy`` is the share of the
     cores' time that jobs took while jobs were left, in this try.
     """
     spent = root / "spent.json"
-    earlier = files.read_json(spent) if spent.exists() else {}
-    if earlier.get("commit") != begun["commit"] or earlier.get("dirty") != begun["dirty"]:
-        earlier = {}
-    total = earlier.get("seconds", 0.0) + wall
-    files.write_json(spent, {"commit": begun["commit"], "dirty": begun["dirty"], "seconds": total})
+    earlier = files.read_json(spent)["seconds"] if spent.exists() and resumed else 0.0
+    total = earlier + wall
+    files.write_json(spent, {"seconds": total})
     after: dict[str, Any] = {
         "wall_seconds": round(total, 1),
         "busy": round(work, 3) if work else None,

@@ -1,0 +1,1 @@
+"""GFlowNet common ground: environments, exact solver, objectives, stacked networks, metrics."""

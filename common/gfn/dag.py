@@ -1,0 +1,103 @@
+"""Enumerated pointed DAGs: one table of children and one of parents, shared by the exact solver,
+the table sampler and the flow-matching objective.
+
+Convention (family of six papers): an *edge is an action*. A state is a row, an action a column;
+``children[s, a]`` is the state that action ``a`` leads to (-1: not allowed, and for the stop action
+always -1, because the terminal copy of ``s`` has no row). Backward action ``b`` of state ``s`` leads to
+``parents[s, b]`` and is undone by forward action ``parent_actions[s, b]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+
+@dataclass
+class EnumeratedDAG:
+    """A DAG small enough to be written down, with the reward of every object."""
+
+    children: Tensor  # [N, A] long, -1 where the action is not allowed (and for stop)
+    forward_mask: Tensor  # [N, A] bool, the stop action included where allowed
+    parents: Tensor  # [N, A_b] long, -1 where there is no such in-edge
+    parent_actions: Tensor  # [N, A_b] long, the forward action of that in-edge (0 where none)
+    backward_index: (
+        Tensor  # [N, A] long, the backward action that undoes forward action a (0 if none)
+    )
+    log_reward: Tensor  # [N] float64, -inf where the state is no object
+    level: Tensor  # [N] long, length of every path from the source
+    source: int = 0
+    stop: int | None = None  # index of the stop action; None: complete objects are terminal
+    _levels: list[tuple[Tensor, Tensor, Tensor]] = field(default_factory=list, repr=False)
+
+    @property
+    def n_states(self) -> int:
+        """Number of rows N."""
+        return self.children.shape[0]
+
+    @property
+    def n_actions(self) -> int:
+        """Number of forward actions A, the stop action included."""
+        return self.children.shape[1]
+
+    @property
+    def backward_mask(self) -> Tensor:
+        """[N, A_b] bool: which in-edges exist."""
+        return self.parents >= 0
+
+    @property
+    def max_length(self) -> int:
+        """Number of actions of the longest trajectory, the stop action included."""
+        return int(self.level.max()) + (self.stop is not None)
+
+    @property
+    def log_Z(self) -> float:
+        """log sum_x R(x)."""
+        return float(torch.logsumexp(self.log_reward, 0))
+
+    def target(self) -> Tensor:
+        """p*(x) = R(x)/Z, zero on states that are no objects. [N] float64."""
+        return torch.softmax(self.log_reward, 0)
+
+    def levels(self) -> list[tuple[Tensor, Tensor, Tensor]]:
+        """Per level, sources first: (edge sources [E], edge actions [E], edge targets [E])."""
+        if not self._levels:
+            src, act = (self.children >= 0).nonzero(as_tuple=True)
+            dst = self.children[src, act]
+            lev = self.level[src]
+            for depth in range(int(self.level.max()) + 1):
+                at = lev == depth
+                self._levels.append((src[at], act[at], dst[at]))
+        return self._levels
+
+    def to(self, device: torch.device | str) -> EnumeratedDAG:
+        """The same DAG with its tables on another device."""
+        moved = {
+            name: getattr(self, name).to(device)
+            for name in (
+                "children",
+                "forward_mask",
+                "parents",
+                "parent_actions",
+                "backward_index",
+                "log_reward",
+                "level",
+            )
+        }
+        return EnumeratedDAG(**moved, source=self.source, stop=self.stop)
+
+
+def parents_from_children(
+    children: Tensor, backward_index: Tensor, n_backward: int
+) -> tuple[Tensor, Tensor]:
+    """Inverts a table of children. Returns (parents, parent_actions), both [N, A_b]."""
+    n_states = children.shape[0]
+    parents = torch.full((n_states, n_backward), -1, dtype=torch.long, device=children.device)
+    actions = torch.zeros((n_states, n_backward), dtype=torch.long, device=children.device)
+    src, act = (children >= 0).nonzero(as_tuple=True)
+    dst, back = children[src, act], backward_index[src, act]
+    parents[dst, back] = src
+    actions[dst, back] = act
+    return parents, actions

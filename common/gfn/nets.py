@@ -1,0 +1,155 @@
+"""Networks of all seeds stacked on a leading axis, so that one batched matmul serves them all.
+
+Every seed's parameters come from its own generator (PyTorch's default initialisation), so a stack of seeds
+(3, 5) holds exactly the networks that the stacks (3,) and (5,) hold.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def seed_generators(
+    seeds: Sequence[int], stream: int, device: torch.device | str = "cpu"
+) -> list[torch.Generator]:
+    """One generator per seed; ``stream`` tells apart the uses (initialisation, sampling, ...)."""
+    return [torch.Generator(device).manual_seed(1_000_003 * stream + seed) for seed in seeds]
+
+
+class StackedLinear(nn.Module):
+    """y[s] = x[s] W[s] + b[s]. x: [S, B, in] (or [B, in], the same input for every seed)."""
+
+    def __init__(self, generators: Sequence[torch.Generator], n_in: int, n_out: int) -> None:
+        super().__init__()
+        bound = 1 / math.sqrt(n_in)
+        weight = [torch.empty(n_in, n_out).uniform_(-bound, bound, generator=g) for g in generators]
+        bias = [torch.empty(1, n_out).uniform_(-bound, bound, generator=g) for g in generators]
+        self.weight = nn.Parameter(torch.stack(weight))  # [S, in, out]
+        self.bias = nn.Parameter(torch.stack(bias))  # [S, 1, out]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[S, B, in] -> [S, B, out]."""
+        if x.dim() == 2:
+            x = x.expand(self.weight.shape[0], -1, -1)
+        return torch.baddbmm(self.bias, x, self.weight)
+
+
+class StackedMLP(nn.Module):
+    """LeakyReLU MLP for every seed; the last layer holds all heads (torso shared, "tied")."""
+
+    def __init__(self, generators: Sequence[torch.Generator], sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(
+            StackedLinear(generators, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[S, ..., in] or [B, in] -> [S, ..., out]."""
+        lead = None
+        if x.dim() > 3:
+            lead = x.shape[1:-1]
+            x = x.flatten(1, -2)
+        for i, layer in enumerate(self.layers):
+            x = layer(x)
+            if i + 1 < len(self.layers):
+                x = nn.functional.leaky_relu(x, inplace=True)
+        return x if lead is None else x.unflatten(1, lead)
+
+
+class StackedTransformer(nn.Module):
+    """Post-norm transformer encoder for every seed (PyTorch's TransformerEncoderLayer, ReLU)."""
+
+    def __init__(
+        self,
+        generators: Sequence[torch.Generator],
+        n_tokens: int,
+        n_positions: int,
+        n_out: int,
+        *,
+        width: int = 64,
+        n_heads: int = 8,
+        feed_forward: int = 64,
+        n_layers: int = 3,
+        dropout: float = 0.1,
+    ) -> None:
+        super().__init__()
+        n_seeds = len(generators)
+        self.n_heads, self.dropout, self.n_layers = n_heads, dropout, n_layers
+        embedding = [torch.randn(n_tokens, width, generator=g) for g in generators]
+        self.embedding = nn.Parameter(torch.stack(embedding))  # [S, tokens, width]
+        self.qkv = nn.ModuleList()
+        self.out = nn.ModuleList()
+        self.up = nn.ModuleList()
+        self.down = nn.ModuleList()
+        for _ in range(n_layers):
+            self.qkv.append(StackedLinear(generators, width, 3 * width))
+            self.out.append(StackedLinear(generators, width, width))
+            self.up.append(StackedLinear(generators, width, feed_forward))
+            self.down.append(StackedLinear(generators, feed_forward, width))
+        self.norm_scale = nn.Parameter(torch.ones(n_seeds, 1, 2 * n_layers, width))
+        self.norm_shift = nn.Parameter(torch.zeros(n_seeds, 1, 2 * n_layers, width))
+        self.head = StackedLinear(generators, width, n_out)
+        place = torch.arange(n_positions).unsqueeze(1)
+        rate = torch.exp(torch.arange(0, width, 2) * (-math.log(10000.0) / width))
+        positions = torch.zeros(n_positions, width)
+        positions[:, 0::2] = torch.sin(place * rate)
+        positions[:, 1::2] = torch.cos(place * rate)
+        self.positions: Tensor
+        self.register_buffer("positions", positions)
+
+    def _norm(self, x: Tensor, which: int) -> Tensor:
+        normed = nn.functional.layer_norm(x, x.shape[-1:])
+        return normed * self.norm_scale[:, :, which] + self.norm_shift[:, :, which]
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[S, B, P] token numbers -> [S, B, P, out]."""
+        n_seeds, batch, length = tokens.shape
+        drop = self.dropout if self.training else 0.0
+        flat = tokens.reshape(n_seeds, -1)
+        rows = torch.arange(n_seeds, device=tokens.device).unsqueeze(-1)
+        x = self.embedding[rows, flat].view(n_seeds, batch, length, -1) + self.positions[:length]
+        x = nn.functional.dropout(x, drop).view(n_seeds, batch * length, -1)
+        for i in range(self.n_layers):
+            qkv = self.qkv[i](x).view(n_seeds * batch, length, 3, self.n_heads, -1)
+            q, k, v = qkv.permute(2, 0, 3, 1, 4)
+            mixed = nn.functional.scaled_dot_product_attention(q, k, v, dropout_p=drop)
+            mixed = mixed.transpose(1, 2).reshape(n_seeds, batch * length, -1)
+            x = self._norm(x + nn.functional.dropout(self.out[i](mixed), drop), 2 * i)
+            hidden = nn.functional.dropout(torch.relu(self.up[i](x)), drop)
+            x = self._norm(x + nn.functional.dropout(self.down[i](hidden), drop), 2 * i + 1)
+        return self.head(x).view(n_seeds, batch, length, -1)
+
+
+def clip_grad_norm_per_seed(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+    """Clips the gradient norm of every seed by itself; returns the norms before clipping. [S].
+
+    The squares are summed relative to the largest entry, so that huge gradients (exponential losses) give
+    a finite norm and keep their direction instead of being scaled to zero.
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    with torch.no_grad():
+        largest = torch.stack([g.reshape(g.shape[0], -1).abs().amax(1) for g in grads]).amax(0)  # [S]
+        safe = torch.where(largest > 0, largest, torch.ones_like(largest))
+        if bool((largest > 1e15).any()):
+            relative = [g / safe.view(-1, *([1] * (g.dim() - 1))) for g in grads]
+            total = torch.stack([r.reshape(r.shape[0], -1).square().sum(1) for r in relative]).sum(0).sqrt()
+            norms = safe * total
+        else:
+            norms = torch.stack([g.reshape(g.shape[0], -1).square().sum(1) for g in grads]).sum(0).sqrt()
+        scale = torch.where(norms > max_norm, max_norm / norms.clamp(min=1e-30), 1.0)
+        if bool((scale < 1).any()):
+            for g in grads:
+                g.mul_(scale.view(-1, *([1] * (g.dim() - 1))))
+    return norms
+
+
+def adam(
+    groups: Sequence[dict[str, Any]], weight_decay: float = 0.0, lr: float = 1e-3
+) -> torch.optim.Adam:
+    """Adam in one fused kernel; element-wise, so stacked seeds do not see each other."""
+    return torch.optim.Adam(list(groups), lr=lr, weight_decay=weight_decay, fused=True)

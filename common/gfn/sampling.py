@@ -1,0 +1,185 @@
+"""Batched sampling of trajectories: from a table of policies, from a network, and backwards.
+
+Shapes: leading axes are free (usually [seeds, batch]); time is the last axis of actions and masks and
+the last but state axes of states. Padding after the end: action 0, mask False, state repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from common.gfn.dag import EnumeratedDAG
+
+MASKED = -1e9  # logit of a forbidden action: exp gives an exact 0, and no inf - inf arises
+
+
+class Env(Protocol):
+    """What sampling needs of an environment (HyperGrid, StringEnv)."""
+
+    n_actions: int
+    n_backward: int
+    max_length: int
+
+    @property
+    def stop(self) -> int | None: ...
+    def initial(self, batch_shape: tuple[int, ...]) -> Tensor: ...
+    def forward_mask(self, states: Tensor) -> Tensor: ...
+    def backward_mask(self, states: Tensor) -> Tensor: ...
+    def step(self, states: Tensor, actions: Tensor) -> Tensor: ...
+    def backward_step(self, states: Tensor, backward_actions: Tensor) -> Tensor: ...
+    def log_reward(self, states: Tensor) -> Tensor: ...
+
+
+@dataclass
+class Trajectories:
+    """A batch of complete trajectories."""
+
+    states: Tensor  # [..., T+1, *state] (or [..., T+1] row numbers)
+    actions: Tensor  # [..., T]
+    mask: Tensor  # [..., T] bool: this action was taken
+    last: Tensor  # [..., *state] the object (or [...] its row number)
+
+    @property
+    def length(self) -> Tensor:
+        """Number of actions, the stop action included. [...]."""
+        return self.mask.sum(-1)
+
+
+def masked_log_softmax(logits: Tensor, mask: Tensor) -> Tensor:
+    """log_softmax over allowed actions; forbidden ones get about -1e9, never -inf."""
+    return torch.log_softmax(logits.masked_fill(~mask, MASKED), -1)
+
+
+def uniforms(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> Tensor:
+    """Uniform numbers, one stream per seed, so that a seed's draws do not depend on its company.
+
+    [S, *shape] float32 in [0, 1).
+    """
+    return torch.stack([torch.rand(shape, generator=g, device=g.device) for g in generators])
+
+
+def choose_by_inverse_cdf(probabilities: Tensor, u: Tensor) -> Tensor:
+    """Index whose cumulative interval holds u; never one of probability zero. [..., A], [...]."""
+    cdf = probabilities.cumsum(-1)
+    return (cdf[..., :-1] <= u.unsqueeze(-1) * cdf[..., -1:]).sum(-1)
+
+
+def sample_from_table(dag: EnumeratedDAG, log_pf: Tensor, u: Tensor) -> Trajectories:
+    """Samples every trajectory of every seed from tables of policies.
+
+    Args:
+        log_pf: [S, N, A].
+        u: uniform numbers [S, T, B], T >= dag.max_length.
+    Returns:
+        Trajectories of row numbers; states [S, B, T'+1], cut to the longest of the batch.
+    """
+    n_seeds, n_states, n_actions = log_pf.shape
+    cdf = log_pf.detach().exp().cumsum(-1)
+    cdf = (cdf / cdf[..., -1:]).view(n_seeds * n_states, n_actions)[:, :-1].contiguous()
+    offset = (torch.arange(n_seeds, device=log_pf.device) * n_states).unsqueeze(-1)
+    children = dag.children.reshape(-1)
+    state = torch.full((n_seeds, u.shape[-1]), dag.source, device=log_pf.device)
+    alive = torch.ones_like(state, dtype=torch.bool)
+    if dag.stop is None:
+        terminal = torch.isfinite(dag.log_reward)
+    states, actions, mask = [state], [], []
+    for t in range(dag.max_length):
+        rows = cdf[state + offset]  # [S, B, A-1]
+        action = (rows <= u[:, t].unsqueeze(-1)).sum(-1)
+        child = children[state * n_actions + action]
+        actions.append(torch.where(alive, action, torch.zeros_like(action)))
+        mask.append(alive)
+        if dag.stop is None:
+            state = torch.where(alive, child, state)
+            alive = alive & ~terminal[state]
+        else:
+            alive = alive & (action != dag.stop)
+            state = torch.where(alive, child, state)
+        states.append(state)
+        if t % 4 == 3 and not bool(alive.any()):
+            break
+    all_mask = torch.stack(mask, -1)
+    longest = int(all_mask.flatten(0, 1).any(0).sum())
+    return Trajectories(
+        states=torch.stack(states, -1)[..., : longest + 1],
+        actions=torch.stack(actions, -1)[..., :longest],
+        mask=all_mask[..., :longest],
+        last=state,
+    )
+
+
+def sample(
+    env: Env,
+    logits_fn: Callable[[Tensor], Tensor],
+    u: Tensor,
+    *,
+    epsilon: float = 0.0,
+) -> Trajectories:
+    """Samples trajectories from a network, all of them in step.
+
+    Args:
+        logits_fn: states [S, B, *state] -> forward logits [S, B, A] (before masking).
+        u: uniform numbers [S, T, B], T >= env.max_length.
+        epsilon: probability of a uniformly random allowed action.
+    """
+    n_seeds, _, batch = u.shape
+    state = env.initial((n_seeds, batch))
+    alive = torch.ones((n_seeds, batch), dtype=torch.bool, device=state.device)
+    states, actions, masks = [state], [], []
+    for t in range(env.max_length):
+        mask = env.forward_mask(state)
+        with torch.no_grad():
+            probabilities = masked_log_softmax(logits_fn(state), mask).exp()
+        if epsilon:
+            uniform = mask / mask.sum(-1, keepdim=True)
+            probabilities = (1 - epsilon) * probabilities + epsilon * uniform
+        action = choose_by_inverse_cdf(probabilities, u[:, t])
+        action = torch.where(alive, action, torch.zeros_like(action))
+        masks.append(alive)
+        actions.append(action)
+        moving = alive if env.stop is None else alive & (action != env.stop)
+        keep = moving.view(*moving.shape, *([1] * (state.dim() - moving.dim())))
+        state = torch.where(keep, env.step(state, action), state)
+        states.append(state)
+        if env.stop is not None:
+            alive = moving
+            if not bool(alive.any()):
+                break
+    return Trajectories(
+        states=torch.stack(states, 2),
+        actions=torch.stack(actions, -1),
+        mask=torch.stack(masks, -1),
+        last=state,
+    )
+
+
+def sample_backward(env: Env, objects: Tensor, u: Tensor) -> Trajectories:
+    """Trajectories that end in given objects, drawn from the uniform backward policy.
+
+    For environments without a stop action in which all complete objects have the same number of steps.
+
+    Args:
+        objects: [..., *state] with any leading axes.
+        u: uniform numbers [T, ...] with T = env.max_length.
+    """
+    state = objects
+    states, actions = [state], []
+    for t in range(env.max_length):
+        mask = env.backward_mask(state)
+        back = choose_by_inverse_cdf(mask.float(), u[t])
+        actions.append(env.forward_action(state, back))  # type: ignore[attr-defined]
+        state = env.backward_step(state, back)
+        states.append(state)
+    time = objects.dim() - 1
+    stacked = torch.stack(actions[::-1], -1)
+    return Trajectories(
+        states=torch.stack(states[::-1], time),
+        actions=stacked,
+        mask=torch.ones_like(stacked, dtype=torch.bool),
+        last=objects,
+    )

@@ -1,0 +1,1 @@
+"""uniINF: best-of-both-worlds heavy-tailed bandits without parameters."""

@@ -1,0 +1,1 @@
+"""Offline control: simulators in lock-step, scripted demonstrations, data sets and windows."""

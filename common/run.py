@@ -191,9 +191,16 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether training ended and its last checkpoint and its metrics are whole."""
-        path = self.folder / "finished.json"
-        return path.is_file() and self._usable(checkpoint.newest_first(self.folder)[:1]) is not None
+        """Whether training ended and its last checkpoint and its metrics are whole.
+
+        A run that was killed after its last checkpoint and before its mark is marked now.
+        """
+        loaded = self._usable(checkpoint.newest_first(self.folder)[:1])
+        if loaded is None or not loaded[2]["final"]:
+            return False
+        if not (self.folder / "finished.json").is_file():
+            self._mark_finished(loaded[2]["seconds"])
+        return True
 
     def _usable(self, paths: Sequence[Path]) -> tuple[int, Any, dict[str, Any]] | None:
         """The first of ``paths`` that is whole and whose part of the metrics file is whole."""
@@ -221,6 +228,8 @@ class Run:
             leftover.unlink(missing_ok=True)
         paths = checkpoint.newest_first(self.folder)
         loaded = self._usable(paths)
+        if loaded is not None and loaded[2]["final"]:
+            raise UserError(f"the run in {self.folder} is finished; look at Run.finished first")
         keep = loaded[2]["metrics_bytes"] if loaded else 0
         metrics = self.folder / "metrics.jsonl"
         self._metrics = open(metrics, "ab")  # noqa: SIM115 (held for the run's life)
@@ -256,8 +265,11 @@ class Run:
             return step % self._every == 0
         return time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS
 
-    def save(self, step: int, tree: Any) -> Path:
+    def save(self, step: int, tree: Any) -> None:
         """Write a checkpoint from which training goes on bit for bit."""
+        self._save(step, tree, final=False)
+
+    def _save(self, step: int, tree: Any, *, final: bool) -> None:
         if self._metrics is None:
             self.restore()
         assert self._metrics is not None
@@ -266,10 +278,10 @@ class Run:
             "metrics_bytes": self._bytes,
             "metrics_sha256": self._digest.hexdigest(),
             "seconds": self.seconds,
+            "final": final,
         }
-        path = checkpoint.save(self.folder, step, tree, note)
+        checkpoint.save(self.folder, step, tree, note)
         self._saved_at = time.monotonic()
-        return path
 
     @property
     def seconds(self) -> float:
@@ -280,14 +292,17 @@ class Run:
         """Write the last checkpoint and mark the run as finished."""
         newest = checkpoint.newest_first(self.folder)
         step = int(newest[0].name.split("-")[1]) + 1 if newest else 0
-        self.save(step, tree)
-        files.write_json(
-            self.folder / "sources.json", {**self._recorded_sources(), **loaded_sources()}
-        )
-        files.write_json(self.folder / "finished.json", {"seconds": round(self.seconds, 3)})
+        self._save(step, tree, final=True)
+        self._mark_finished(self.seconds)
         if self._tracker is not None:
             self._tracker.close()
         self._release()
+
+    def _mark_finished(self, seconds: float) -> None:
+        files.write_json(
+            self.folder / "sources.json", {**self._recorded_sources(), **loaded_sources()}
+        )
+        files.write_json(self.folder / "finished.json", {"seconds": round(seconds, 3)})
 
     # -- evaluation ---------------------------------------------------------------------------
 

@@ -126,6 +126,14 @@ def test_a_damaged_last_checkpoint_makes_a_finished_run_unfinished(tmp_path, und
     assert outcome(train(tmp_path / "run")) == undisturbed
 
 
+def test_killed_between_the_last_checkpoint_and_the_mark(tmp_path, undisturbed):
+    run = train(tmp_path / "run")
+    (run.folder / "finished.json").unlink()
+    before = newest(run.folder)
+    assert outcome(train(tmp_path / "run")) == undisturbed
+    assert newest(run.folder) == before and (run.folder / "finished.json").is_file()
+
+
 def test_a_half_written_line_of_metrics_is_cut(tmp_path, undisturbed):
     run = train(tmp_path / "run", 20)
     with open(run.folder / "metrics.jsonl", "ab") as file:

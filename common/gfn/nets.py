@@ -133,14 +133,24 @@ def clip_grad_norm_per_seed(parameters: Sequence[Tensor], max_norm: float) -> Te
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     with torch.no_grad():
-        largest = torch.stack([g.reshape(g.shape[0], -1).abs().amax(1) for g in grads]).amax(0)  # [S]
+        largest = torch.stack([g.reshape(g.shape[0], -1).abs().amax(1) for g in grads]).amax(
+            0
+        )  # [S]
         safe = torch.where(largest > 0, largest, torch.ones_like(largest))
         if bool((largest > 1e15).any()):
             relative = [g / safe.view(-1, *([1] * (g.dim() - 1))) for g in grads]
-            total = torch.stack([r.reshape(r.shape[0], -1).square().sum(1) for r in relative]).sum(0).sqrt()
+            total = (
+                torch.stack([r.reshape(r.shape[0], -1).square().sum(1) for r in relative])
+                .sum(0)
+                .sqrt()
+            )
             norms = safe * total
         else:
-            norms = torch.stack([g.reshape(g.shape[0], -1).square().sum(1) for g in grads]).sum(0).sqrt()
+            norms = (
+                torch.stack([g.reshape(g.shape[0], -1).square().sum(1) for g in grads])
+                .sum(0)
+                .sqrt()
+            )
         scale = torch.where(norms > max_norm, max_norm / norms.clamp(min=1e-30), 1.0)
         if bool((scale < 1).any()):
             for g in grads:

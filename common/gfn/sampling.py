@@ -133,6 +133,9 @@ def sample(
     states, actions, masks = [state], [], []
     for t in range(env.max_length):
         mask = env.forward_mask(state)
+        alive = alive & mask.any(-1)  # some environments end by themselves
+        if not bool(alive.any()):
+            break
         with torch.no_grad():
             probabilities = masked_log_softmax(logits_fn(state), mask).exp()
         if epsilon:
@@ -146,10 +149,7 @@ def sample(
         keep = moving.view(*moving.shape, *([1] * (state.dim() - moving.dim())))
         state = torch.where(keep, env.step(state, action), state)
         states.append(state)
-        if env.stop is not None:
-            alive = moving
-            if not bool(alive.any()):
-                break
+        alive = moving
     return Trajectories(
         states=torch.stack(states, 2),
         actions=torch.stack(actions, -1),

@@ -173,9 +173,7 @@ def theorem_generators(loss: RegressionLoss) -> dict[str, Function]:
 
 def f_from_g(u: float, slope: Callable[[float], float]) -> float:
     """f_1(u) = u int_1^u g'(log s)/s^2 ds by quadrature (in x = log s). Theorem 1."""
-    value, _ = quad(
-        lambda x: slope(x) * math.exp(-x), 0.0, math.log(u), epsabs=1e-13, epsrel=1e-13
-    )
+    value, _ = quad(lambda x: slope(x) * math.exp(-x), 0.0, math.log(u), epsabs=1e-13, epsrel=1e-13)
     return u * value
 
 
@@ -220,7 +218,9 @@ def theorem_errors(
 
     def expected_loss(on_policy: bool) -> Tensor:
         lf, lb = log_forward(), log_backward()
-        mu = (lf if on_policy else lb).detach().exp()  # no gradient through the sampling distribution
+        mu = (
+            (lf if on_policy else lb).detach().exp()
+        )  # no gradient through the sampling distribution
         return (mu * loss.g(log_ratio((lf, lb)))).sum()
 
     errors = {}

@@ -73,9 +73,7 @@ class BitSpec:
 def grid_spec(task: str, ndim: int | None, height: int | None, reward: str | None) -> GridSpec:
     """The preset of a task with the sizes given on the command line put in."""
     changes = {"ndim": ndim, "height": height, "reward": reward}
-    return replace(
-        GRIDS[task.split("-")[0]], **{k: v for k, v in changes.items() if v is not None}
-    )
+    return replace(GRIDS[task.split("-")[0]], **{k: v for k, v in changes.items() if v is not None})
 
 
 # -- Experiment C: Theorem 1 on enumerated DAGs -------------------------------------------------------

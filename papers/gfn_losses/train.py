@@ -70,7 +70,7 @@ class Config:
     steps: int = 2000  # gradient steps (paper: 50k on the grid, 250k on bits)
     batch: int = 16  # trajectories per step and seed [paper; molecules: 4]
     eval_every: int = 50  # steps between evaluations
-    slope_clip: float = SLOPE_CLIP  # c of the surrogate [code: 50; molecules 10]
+    slope_clip: float | None = None  # c of the surrogate [code: 50 (the default); molecules 10]
     ndim: int | None = None  # grid: D (default: the task's)
     height: int | None = None  # grid: H (default: the task's)
     reward: str | None = None  # grid: reward setting (default: the task's)
@@ -147,7 +147,7 @@ def visit_table(
     """Gathers along trajectories of row numbers from the output on all states [S, N, out]."""
     logits, logits_b, log_flow = split_heads(out, env)
     log_pf = masked_log_softmax(logits, dag.forward_mask)
-    n_seeds, n_states, n_actions = logits.shape
+    n_actions = env.n_actions
     before, after = traj.states[..., :-1], traj.states[..., 1:]
     shape = before.shape
 
@@ -255,6 +255,7 @@ def train_grid(cfg: Config) -> None:
     """Experiment A and its control: on-policy training on a HyperGrid, exact metrics."""
     loss = LOSSES[cfg.method]
     name = cfg.task.split("-", 1)[1]
+    clip = SLOPE_CLIP if cfg.slope_clip is None else cfg.slope_clip
     run = Run.open(cfg.out, cfg)
     if run.finished:
         return
@@ -323,9 +324,7 @@ def train_grid(cfg: Config) -> None:
             traj = sample(env, lambda s: net(env.encode(s))[..., : env.n_actions], u)
             visited = visit_states(net, env, traj, fm=name == "fm")
             objects = env.index(traj.last)
-        surrogate, logged = grid_loss(
-            name, visited, traj, env.stop, log_Z, spec.lam, loss, cfg.slope_clip
-        )
+        surrogate, logged = grid_loss(name, visited, traj, env.stop, log_Z, spec.lam, loss, clip)
         optimizer.zero_grad()
         surrogate.sum().backward()
         norms = clip_grad_norm_per_seed(parameters, spec.grad_clip(name))
@@ -434,7 +433,7 @@ def bits_loss(
     return objective(pair, weights, loss, clip)
 
 
-def test_set_correlation(
+def rank_correlation(
     policy: SlotPolicy,
     env: StringEnv,
     modes: BitSequences,
@@ -468,6 +467,7 @@ def train_bits(cfg: Config) -> None:
     """Experiment B: bit sequences, slots filled in any order."""
     loss = LOSSES[cfg.method]
     name = cfg.task.split("-", 1)[1]
+    clip = SLOPE_CLIP if cfg.slope_clip is None else cfg.slope_clip
     run = Run.open(cfg.out, cfg)
     if run.finished:
         return
@@ -527,9 +527,7 @@ def train_bits(cfg: Config) -> None:
         u = uniforms(generators, (env.length, cfg.batch))
         traj = sample(env, lambda s: policy(s)[0], u, epsilon=spec.epsilon)
         log_Z = log_Z_parts.sum(-1)
-        surrogate, logged = bits_loss(
-            name, policy, env, traj, log_Z, spec.lam, loss, cfg.slope_clip
-        )
+        surrogate, logged = bits_loss(name, policy, env, traj, log_Z, spec.lam, loss, clip)
         optimizer.zero_grad()
         surrogate.sum().backward()
         clip_grad_norm_per_seed(parameters, spec.grad_clip)
@@ -559,7 +557,7 @@ def train_bits(cfg: Config) -> None:
     seen = min(cfg.steps * cfg.batch, recent.shape[1])
     distinct = [metrics.distinct_fraction(recent[s, :seen]) for s in range(n_seeds)]
     final = {
-        "spearman": test_set_correlation(policy, env, modes, n_seeds, rng),
+        "spearman": rank_correlation(policy, env, modes, n_seeds, rng),
         "distinct": distinct,
         "collapsed": [bool(d < 0.05) or not f for d, f in zip(distinct, finite, strict=True)],
         "n_modes": spec.n_modes,

@@ -43,9 +43,9 @@ class EvalConfig:
 
     run: Path  # run directory
     device: str = "cpu"  # cpu or cuda
-    episodes: int = 0  # episodes per network (and sub-task); 0: 200 on A, 20 elsewhere
-    nfe: tuple[int, ...] = ()  # network calls per chunk; empty: all of NFE
-    record: int = 60  # paths per variant kept for the figure (A)
+
+
+RECORD = 60  # paths per variant kept for the figure (A)
 
 
 Sampler = Callable[[nn.Module, Tensor, Tensor, int, float, list[torch.Generator]], Tensor]
@@ -135,13 +135,17 @@ def variants(method: str, nfe: tuple[int, ...]) -> list[tuple[int, float]]:
 def evaluate(cfg: EvalConfig) -> None:
     """Write eval.json of a run."""
     run = Run.load(cfg.run)
+    final = run.final()
+    if "latency" in final:  # a run of bench.py
+        run.write_eval(final["latency"])
+        return
     name_cfg = run.config(Config)
     train_cfg = resolve(name_cfg)
     setup(cfg.device, 0)
     seeds = tuple(s + train_cfg.seed_offset for s in train_cfg.seed)
     task = make_task(train_cfg.task, seeds)
     net = make_network(task, seeds, second_time=train_cfg.second_time)
-    net.load_state_dict(run.final()["teacher"])
+    net.load_state_dict(final["teacher"])
     net = net.to(cfg.device).eval().requires_grad_(False)
 
     rows: list[dict[str, Any]] = []
@@ -154,9 +158,9 @@ def evaluate(cfg: EvalConfig) -> None:
             rows.append({**label, "metric": metric, "value": value, **labels})
 
     on_a = isinstance(task, PointMass)
-    n_episodes = cfg.episodes or (200 if on_a else 20)
+    n_episodes = train_cfg.episodes or (200 if on_a else 20)
     episode_seeds = [50_000 + i for i in range(n_episodes)]
-    for nfe, t_w in variants(train_cfg.method, cfg.nfe):
+    for nfe, t_w in variants(train_cfg.method, train_cfg.nfe):
         labels = {"nfe": nfe, "t_w": t_w}
 
         def policy(nfe: int = nfe, t_w: float = t_w) -> ChunkPolicy:
@@ -164,7 +168,7 @@ def evaluate(cfg: EvalConfig) -> None:
             return ChunkPolicy(net, task, sampler, nfe=nfe, t_w=t_w, device=cfg.device)
 
         acting = policy()
-        result = task.rollout(acting, episode_seeds, record=cfg.record if on_a else 0)
+        result = task.rollout(acting, episode_seeds, record=RECORD if on_a else 0)
         add("gap", acting.gap, **labels)
         if on_a:
             for radius in RADII:
@@ -172,7 +176,7 @@ def evaluate(cfg: EvalConfig) -> None:
                     rate = result[f"{metric}@{radius:.2f}"].mean(1)
                     add(metric, rate, radius=radius, **labels)
             extra = {"method": name_cfg.method, "task": train_cfg.task, "seed": seeds[0], **labels}
-            if t_w in (0.0, max(w for n, w in variants(train_cfg.method, cfg.nfe))):
+            if t_w == 0.0:
                 paths = np.round(result["paths"][0, :, ::2], 2)
                 extras.append({"name": "paths", "data": paths.tolist(), **extra})
         elif "task" in result:

@@ -34,8 +34,9 @@ class OFPConfig:
         1.0  # training progress at which the contraction reaches 0 or its floor (ours)
     )
     rho_fixed: float | None = None  # a constant instead of the contraction (ablation)
-    intervals: Literal["beta", "uniform", "to-end"] = "beta"  # law of (t, r), see sample_intervals
+    intervals: Literal["beta", "uniform"] = "beta"  # law of (t, r), see sample_intervals
     share_exact: float = 0.25  # share of (t, r) = (0, 1), the pair used at test time (ours)
+    share_end: float = 0.5  # share of intervals that end at exactly r = 1, t as drawn (ours)
 
 
 class Noise(Protocol):
@@ -74,31 +75,38 @@ def contraction(progress: float, floor: float = 0.05, ends: float = 1.0) -> floa
 
 
 def sample_intervals(
-    noise: Noise, n: int, *, law: str = "beta", share_exact: float = 0.25
+    noise: Noise,
+    n: int,
+    *,
+    law: str = "beta",
+    share_exact: float = 0.25,
+    share_end: float = 0.5,
 ) -> tuple[Tensor, Tensor]:
     """Start and end [S, n, 1] of the intervals of self-consistency, 0 <= t < r <= 1.
+
+    The rows are [exact (0, 1) | r = 1 | the rest]. The second group matters: the target of an
+    exact pair asks the teacher for u(z_m, m, 1), and neither law has mass on r = 1.
 
     Args:
         noise: random draws.
         n: number of intervals.
         law: beta: t ~ Beta(1, 1.5), r - t = (1-t) sigmoid(N(-0.2, 1)) (third party);
-            uniform: two sorted uniforms; to-end: t uniform, r = 1.
-        share_exact: the first round(share * n) rows are (0, 1).
+            uniform: two sorted uniforms.
+        share_exact: share of the rows that are (0, 1).
+        share_end: share of the rows whose r is set to 1.
     """
     a, b = noise.uniform(n, 1), noise.normal(n, 1)
     if law == "beta":
         t = 1.0 - (1.0 - a) ** (1.0 / 1.5)  # inverse distribution function of Beta(1, 1.5)
         r = t + (1.0 - t) * torch.sigmoid(b - 0.2)
-    elif law == "uniform":
+    else:
         other = 0.5 * (1.0 + torch.erf(b / 2**0.5))  # uniform, from the normal draw
         t, r = torch.minimum(a, other), torch.maximum(a, other)
-    else:
-        t, r = a, torch.ones_like(a)
+    n_exact, n_end = round(share_exact * n), round(share_end * n)
+    t[:, :n_exact] = 0.0
+    r[:, : n_exact + n_end] = 1.0
     t = t.clamp(max=0.999)
-    r = torch.maximum(r, t + 1e-3)  # the target divides by r - t
-    n_exact = round(share_exact * n)
-    t[:, :n_exact], r[:, :n_exact] = 0.0, 1.0
-    return t, r
+    return t, torch.maximum(r, t + 1e-3)  # the target divides by r - t
 
 
 def self_consistency_target(
@@ -171,7 +179,9 @@ def ofp_loss(
     eps = noise.normal(B, D)
     drop = (noise.uniform(B, 1) < cfg.p_drop).to(a.dtype)  # 1: ø
     t_flow = noise.uniform(n_flow, 1)
-    t_sc, r_sc = sample_intervals(noise, n_sc, law=cfg.intervals, share_exact=cfg.share_exact)
+    t_sc, r_sc = sample_intervals(
+        noise, n_sc, law=cfg.intervals, share_exact=cfg.share_exact, share_end=cfg.share_end
+    )
     t_sg, one = t_flow[:, :n_sg], torch.ones_like(t_flow[:, :n_sg])
 
     # Student: u(z_t, t, t | c~), u(z_t, t, r | c~), y = u(z_t, t, 1 | c) with c never dropped out

@@ -13,7 +13,10 @@ from numpy.typing import NDArray
 
 from common.errors import choose
 
-TASKS = ("point-mass", "metaworld", "pointcloud", "dp3-metaworld", "dp3-adroit", "dp3-dexart")
+TASKS = (
+    *("point-mass", "metaworld", "pointcloud"),  # A, B, C
+    *("dp3-metaworld", "dp3-adroit", "dp3-adroit-hammer", "dp3-adroit-pen", "dp3-dexart"),
+)
 EncoderKind = Literal["identity", "mlp", "pointnet"]
 Floats = NDArray[np.float32]
 

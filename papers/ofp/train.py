@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +28,41 @@ from papers.ofp.task import TASKS, make_task
 
 METHODS = ("ofp", "fm", "bc", "ddpm", "meanflow", "shortcut")
 
-# Ablations and the study: a method with the named fields changed; "ofp." reaches into OFPConfig.
-VARIANTS: dict[str, tuple[str, dict[str, object]]] = {
-    "fm-half": ("fm", {"steps": 0.5}),  # as many steps as Flow Matching usually gets here
+Changes = dict[str, object]
+
+# Ablations: a method with the named fields changed; "ofp." reaches into OFPConfig, "x" multiplies.
+ABLATIONS: dict[str, tuple[str, Changes]] = {
+    "fm-half": ("fm", {"x steps": 0.5}),  # FM is usually trained for fewer steps than flow maps
     "ofp-no-sc": ("ofp", {"ofp.lambda_sc": 0.0}),
     "ofp-no-sg": ("ofp", {"ofp.lambda_sg": 0.0}),
     "ofp-rho1": ("ofp", {"ofp.rho_fixed": 1.0}),
+}
+
+# The study: what keeps the one-step policy below the many-step one, one change at a time.
+STUDY: dict[str, tuple[str, Changes]] = {
+    "ofp": ("default", {}),
+    "study-no-end": ("no intervals ending at r = 1", {"ofp.share_end": 0.0}),
+    "study-all-end": ("all other intervals end at r = 1", {"ofp.share_end": 0.75}),
+    "study-exact-0": ("no exact (0, 1) pairs", {"ofp.share_exact": 0.0}),
+    "study-exact-50": ("half exact (0, 1) pairs", {"ofp.share_exact": 0.5, "ofp.share_end": 0.33}),
+    "study-uniform": ("(t, r) two sorted uniforms", {"ofp.intervals": "uniform"}),
+    "study-floor-02": ("rho ends at .02", {"ofp.rho_floor": 0.02}),
+    "study-floor-20": ("rho ends at .2", {"ofp.rho_floor": 0.2}),
+    "study-rho-half": ("contraction over the first half", {"ofp.rho_ends": 0.5}),
+    "study-ema-97": ("teacher's decay .97", {"ema": 0.97}),
+    "study-ema-999": ("teacher's decay .999", {"ema": 0.999}),
+    "study-end-time": ("network sees r instead of r - t", {"second_time": "end"}),
+    "study-sc-50": ("self-consistency on 1/2 of the batch", {"ofp.share_sc": 0.5}),
+    "study-flow-all": ("flow anchoring on the whole batch", {"ofp.flow_on_all": True}),
+    "study-sg-0": ("no self-guidance", {"ofp.lambda_sg": 0.0}),
+    "study-sg-4x": ("self-guidance x 4", {"ofp.lambda_sg": 0.02}),
+    "study-hold": ("learning rate held for half", {"lr_hold": 0.5}),
+    "study-half": ("half the steps", {"x steps": 0.5}),
+    "study-3x": ("3 x the steps", {"x steps": 3.0}),
+}
+VARIANTS = {
+    **ABLATIONS,
+    **{name: ("ofp", changes) for name, (_, changes) in STUDY.items() if name != "ofp"},
 }
 
 
@@ -54,25 +84,27 @@ class Config:
     clip: float = 1.0  # largest gradient norm, per seed
     ema: float = 0.99  # decay of the teacher, which is also what is evaluated
     second_time: str = "gap"  # second time input of the network: gap (r - t) or end (r)
+    episodes: int = 0  # evaluation: episodes per network (and sub-task); 0: 200 on A, else 20
+    nfe: tuple[int, ...] = ()  # evaluation: network calls per chunk; empty: all of eval.NFE
     ofp: OFPConfig = field(default_factory=OFPConfig)  # the method's own hyperparameters
 
 
 def resolve(cfg: Config) -> Config:
-    """The configuration with the variant's changes applied and its method named."""
+    """The configuration with the variant's changes applied and its method named.
+
+    Raises:
+        UserError: for an unknown method or task.
+    """
     choose("method", cfg.method, (*METHODS, *VARIANTS))
     choose("task", cfg.task, TASKS)
     if cfg.method not in VARIANTS:
         return cfg
     method, changes = VARIANTS[cfg.method]
-    cfg = replace(cfg, method=method)
-    for name, value in changes.items():
-        if name == "steps":
-            cfg = replace(cfg, steps=round(cfg.steps * float(value)))  # type: ignore[arg-type]
-        elif name.startswith("ofp."):
-            cfg = replace(cfg, ofp=replace(cfg.ofp, **{name[4:]: value}))  # type: ignore[arg-type]
-        else:
-            cfg = replace(cfg, **{name: value})  # type: ignore[arg-type]
-    return cfg
+    own = {k.removeprefix("ofp."): v for k, v in changes.items() if k.startswith("ofp.")}
+    rest: dict[str, Any] = {k: v for k, v in changes.items() if k[:4] != "ofp." and k[:2] != "x "}
+    steps = round(cfg.steps * float(changes.get("x steps", 1.0)))  # type: ignore[arg-type]
+    ofp = replace(cfg.ofp, **own)  # type: ignore[arg-type]
+    return replace(cfg, method=method, steps=steps, ofp=ofp, **rest)
 
 
 class SeededNoise:

@@ -195,25 +195,29 @@ class Run:
 
         A run that was killed after its last checkpoint and before its mark is marked now.
         """
-        loaded = self._usable(checkpoint.newest_first(self.folder)[:1])
+        loaded = self._usable(checkpoint.newest_first(self.folder)[:1], quiet=True)
         if loaded is None or not loaded[2]["final"]:
             return False
         if not (self.folder / "finished.json").is_file():
             self._mark_finished(loaded[2]["seconds"])
         return True
 
-    def _usable(self, paths: Sequence[Path]) -> tuple[int, Any, dict[str, Any]] | None:
+    def _usable(
+        self, paths: Sequence[Path], *, quiet: bool = False
+    ) -> tuple[int, Any, dict[str, Any]] | None:
         """The first of ``paths`` that is whole and whose part of the metrics file is whole."""
         metrics = self.folder / "metrics.jsonl"
         for path in paths:
             loaded = checkpoint.load(path)
             if loaded is None:
-                print(f"checkpoint {path} is damaged; the one before it is used", file=sys.stderr)
+                if not quiet:
+                    print(f"{path} is damaged; the checkpoint before it is used", file=sys.stderr)
                 continue
             note = loaded[2]
             data = metrics.read_bytes()[: note["metrics_bytes"]] if metrics.exists() else b""
             if files.sha256(data) != note["metrics_sha256"]:
-                print(f"{metrics} is damaged; an earlier checkpoint is used", file=sys.stderr)
+                if not quiet:
+                    print(f"{metrics} is damaged; an earlier checkpoint is used", file=sys.stderr)
                 continue
             return loaded
         return None

@@ -107,7 +107,7 @@ def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
     damage(newest(run.folder))
     assert outcome(train(tmp_path / "run")) == undisturbed
     lines = capsys.readouterr().err.strip().splitlines()
-    assert len(lines) == 1 and "is damaged; the one before it is used" in lines[0]
+    assert len(lines) == 1 and "is damaged; the checkpoint before it is used" in lines[0]
 
 
 def test_all_checkpoints_damaged_begins_anew(tmp_path, undisturbed):

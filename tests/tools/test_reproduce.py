@@ -1,0 +1,304 @@
+"""From manifest to verdicts: what is run, skipped, refused; damage between two runs."""
+
+import json
+import shutil
+import sys
+import time
+
+import pytest
+
+from common import files
+from common.errors import UserError
+from tools import executors, manifest, reproduce, tables
+from tools.manifest import flags
+
+SMOKE = ("toy", "--scale", "smoke")
+
+
+def one_line(done, *words):
+    """The tool failed with one clear line."""
+    assert done.returncode != 0
+    lines = done.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), done.stderr
+    assert all(word in lines[0] for word in words), lines[0]
+
+
+@pytest.fixture(scope="module")
+def finished(repository, tmp_path_factory):
+    runs = tmp_path_factory.mktemp("runs")
+    done = repository.tool("reproduce", *SMOKE, "--runs", str(runs), check=True)
+    return runs / "toy" / "smoke", done
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """Run directories of a finished smoke run, to be damaged."""
+    shutil.copytree(finished[0], tmp_path / "toy" / "smoke")
+    return tmp_path / "toy" / "smoke"
+
+
+def rows(folder):
+    return json.loads((folder / "results.json").read_text())["rows"]
+
+
+def again(repository, folder):
+    runs = folder.parents[1]
+    return repository.tool("reproduce", *SMOKE, "--runs", str(runs), check=True)
+
+
+def test_results_hold_what_the_design_says(finished, repository):
+    results = json.loads((finished[0] / "results.json").read_text())
+    assert {"paper", "scale", "provenance", "rows", "claims"} <= set(results)
+    origin = results["provenance"]
+    assert origin["commit"] == repository.git("rev-parse", "HEAD").strip()
+    assert origin["dirty"] is False and origin["wall_seconds"] > 0 and origin["cores"] >= 1
+    assert {"python", "packages", "machine", "device", "started"} <= set(origin)
+    assert {"method", "task", "seed", "metric", "value"} <= set(results["rows"][0])
+    claim = results["claims"][0]
+    assert {"id", "statement", "source", "verdict", "evidence"} <= set(claim)
+    assert "toy at scale smoke" in finished[1].stdout
+
+
+def test_what_is_finished_is_skipped(repository, copy):
+    before = {p: p.stat().st_mtime_ns for p in copy.rglob("*.safetensors")}
+    begun = time.monotonic()
+    done = again(repository, copy)
+    assert "jobs are finished" in done.stdout
+    assert {p: p.stat().st_mtime_ns for p in copy.rglob("*.safetensors")} == before
+    assert time.monotonic() - begun < 15
+
+
+def one(folder, name):
+    return sorted(folder.rglob(name))[0]
+
+
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda f: flip(one(f, "eval.json")),
+        lambda f: one(f, "eval.json").write_text('{"rows": ['),
+        lambda f: one(f, "eval.json").unlink(),
+        lambda f: one(f, "job.json").write_text(""),
+        lambda f: one(f, "finished.json").unlink(),
+        lambda f: one(f, "sources.json").write_text("{"),
+        lambda f: shutil.rmtree(one(f, "eval.json").parent),
+        lambda f: (f / "results.json").write_text("{"),
+    ],
+    ids=["flipped", "half", "no-eval", "job", "unfinished", "sources", "deleted", "results"],
+)
+def test_damage_is_repaired(repository, finished, copy, damage):
+    damage(copy)
+    again(repository, copy)
+    assert rows(copy) == rows(finished[0])
+
+
+def test_a_digit_changed_in_an_evaluation_is_noticed(repository, finished, copy):
+    path = one(copy, "eval.json")
+    evaluation = json.loads(path.read_text())
+    evaluation["rows"][0]["value"] = 123.0
+    path.write_text(json.dumps(evaluation))
+    again(repository, copy)
+    assert rows(copy) == rows(finished[0])
+
+
+def test_changed_code_runs_again_and_changed_claims_do_not(own_repository, tmp_path):
+    runs = tmp_path / "runs"
+    own_repository.tool("reproduce", *SMOKE, "--runs", str(runs), check=True)
+    paper = own_repository.root / "papers" / "toy"
+    with open(paper / "claims.py", "a") as file:
+        file.write("\n# a remark\n")
+    done = own_repository.tool("reproduce", *SMOKE, "--runs", str(runs), check=True)
+    assert "jobs are finished" in done.stdout and "uncommitted changes" in done.stdout
+    with open(paper / "method.py", "a") as file:
+        file.write("\n# a remark\n")
+    done = own_repository.tool("reproduce", *SMOKE, "--runs", str(runs), check=True)
+    assert "jobs are finished" not in done.stdout
+    assert list(runs.rglob("*.stale"))
+
+
+def test_a_failing_job_is_one_line_and_the_rest_is_kept(own_repository, tmp_path):
+    train = own_repository.root / "papers" / "toy" / "train.py"
+    text = train.read_text()
+    train.write_text(
+        text.replace("run = Run.open", "assert cfg.seed[0] == -1, 'broken'\n    run = Run.open")
+    )
+    done = own_repository.tool("reproduce", *SMOKE, "--runs", str(tmp_path / "runs"))
+    one_line(done, "jobs failed", "broken", "log.txt")
+
+
+def test_bad_input_is_one_line(repository, tmp_path):
+    one_line(repository.tool("reproduce", "toi"), "unknown paper 'toi'", "did you mean toy")
+    one_line(repository.tool("reproduce", "toy", "--scale", "smok"), "did you mean smoke")
+    one_line(repository.tool("reproduce", "toy", "--seeds", "0"), "SEEDS must be 1")
+    one_line(repository.tool("bench", "toi"), "did you mean toy")
+
+
+def test_an_unknown_method_is_one_line(repository, tmp_path):
+    import subprocess
+
+    done = subprocess.run(
+        [sys.executable, "-m", "papers.toy.train", "--method", "no-such", "--out", str(tmp_path)],
+        cwd=repository.root,
+        env=repository.environment(),
+        capture_output=True,
+        text=True,
+    )
+    one_line(done, "unknown method 'no-such'")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("slug =", "slug "), ("paper.toml is damaged", "line")),
+        (("title =", "titel ="), ("paper.toml lacks 'title'",)),
+        (("methods =", "method ="), ("unknown key 'method'",)),
+        (("imports = [", 'imports = ["no_such_package", '), ("no_such_package", "make setup")),
+    ],
+)
+def test_a_damaged_manifest_is_one_line(own_repository, change, words):
+    path = own_repository.root / "papers" / "toy" / "paper.toml"
+    text = path.read_text()
+    assert change[0] in text
+    path.write_text(text.replace(*change))
+    one_line(own_repository.tool("reproduce", *SMOKE), *words)
+
+
+def test_no_space_is_said_at_once(monkeypatch, tmp_path):
+    monkeypatch.setattr(reproduce, "SPACE_NEEDED", 2**80)
+    with pytest.raises(UserError, match=r"MiB are free .*PAPERS_RUNS"):
+        reproduce.check_space(tmp_path)
+
+
+# -- committing results -----------------------------------------------------------------------
+
+
+def test_results_are_committed_and_rendered(own_repository, tmp_path):
+    arguments = ("toy", "--runs", str(tmp_path / "runs"), "--commit-results")
+    own_repository.tool("reproduce", *arguments, check=True)
+    paper = own_repository.root / "papers" / "toy"
+    assert json.loads((paper / "results" / "default.json").read_text())["claims"]
+    assert "### Scale `default`" in (paper / "README.md").read_text()
+    assert "(papers/toy/README.md)" in (own_repository.root / "README.md").read_text()
+    own_repository.tool("tables", "--check", check=True)
+
+    text = (paper / "README.md").read_text()
+    (paper / "README.md").write_text(text.replace("### Scale", "### The scale"))
+    one_line(own_repository.tool("tables", "--check"), "differs from its results")
+    own_repository.tool("tables", "--write", check=True)
+    own_repository.tool("tables", "--check", check=True)
+
+    path = paper / "results" / "default.json"
+    saved = path.read_text()
+    path.write_text(saved.replace('"dirty": false', '"dirty": true'))
+    one_line(own_repository.tool("tables", "--check"), "uncommitted code")
+    results = json.loads(saved)
+    results["claims"][0]["verdict"] = ""
+    path.write_text(json.dumps(results))
+    own_repository.tool("tables", "--write", check=True)
+    one_line(own_repository.tool("tables", "--check"), "has no verdict")
+
+
+def test_results_of_uncommitted_code_are_refused(own_repository, tmp_path):
+    (own_repository.root / "papers" / "toy" / "extra.txt").write_text("x")
+    arguments = ("toy", "--runs", str(tmp_path / "runs"), "--commit-results")
+    done = own_repository.tool("reproduce", *arguments)
+    one_line(done, "results of uncommitted code", "results are kept")
+
+
+def test_a_results_folder_that_cannot_be_written_loses_nothing(finished, monkeypatch, tmp_path):
+    results = json.loads((finished[0] / "results.json").read_text())
+    results = {**results, "scale": "default"}
+    (tmp_path / "toy").mkdir()
+
+    def refuse(path, *_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(files, "write_bytes", refuse)
+    with pytest.raises(UserError, match=r"cannot write into .*nothing is lost"):
+        tables.commit(results, finished[0], tmp_path)
+
+
+# -- laying out jobs --------------------------------------------------------------------------
+
+
+def test_flags_have_tyros_form():
+    assert flags({"horizon": 10, "warm_start": False, "deep": True, "w": [1, 2]}) == [
+        *("--horizon", "10", "--no-warm-start", "--deep", "--w", "1", "2")
+    ]
+
+
+def paper(stages, seeds=5):
+    table = {"default": {"seeds": seeds, "minutes": 1, "stages": stages}}
+    return manifest.Manifest("p", "t", "a", "v", "x", "s", "e", (), table)
+
+
+def test_jobs_are_a_grid_with_groups_of_seeds():
+    scale = paper(
+        [
+            {"name": "data", "module": "demos", "tasks": ["a"], "seeds": 0},
+            {"methods": ["m", "n"], "tasks": ["a", "b"], "seeds_per_job": 2, "args": {"k": 1}},
+            {"name": "train", "methods": ["m"], "tasks": ["c"], "seeds": 1},
+        ]
+    ).scale("default")
+    assert [name for name, _ in scale.stages] == ["data", "train"]
+    (data,) = scale.stages[0][1]
+    assert data.command == ["-m", "papers.p.demos", "--task", "a"] and not data.evaluated
+    train = scale.stages[1][1]
+    assert len(train) == 2 * 2 * 3 + 1 and all(job.evaluated for job in train)
+    assert train[0].name == "train/a/m/seed-0-1" and train[2].name == "train/a/m/seed-4"
+    assert train[0].command == [
+        *("-m", "papers.p.train", "--method", "m", "--task", "a"),
+        *("--seed", "0", "1", "--k", "1"),
+    ]
+
+
+def test_seeds_override_every_count():
+    stages = [
+        {"methods": ["m"], "seeds": 20, "seeds_per_job": 20},
+        {"name": "data", "module": "demos", "seeds": 0},
+    ]
+    scale = paper(stages).scale("default", seeds=2)
+    assert scale.jobs[0].seeds == (0, 1) and scale.jobs[1].seeds == ()
+
+
+def test_two_jobs_of_one_name_are_refused():
+    with pytest.raises(UserError, match="two jobs named"):
+        paper([{"methods": ["m"]}, {"methods": ["m"], "args": {"k": 2}}]).scale("default")
+
+
+def test_longer_jobs_share_the_cores_out(tmp_path, monkeypatch):
+    """Jobs times threads never exceeds the cores."""
+    running = peak = 0
+
+    class Fake:
+        def __init__(self, job, folder, left, threads, extra, share):
+            nonlocal running, peak
+            self.job, self.threads, self.extra, self.share = job, threads, extra, share
+            running += threads
+            peak = max(peak, running)
+            self.polls = 0
+
+        def poll(self):
+            nonlocal running
+            self.polls += 1
+            if self.polls < 3:
+                return None
+            running -= self.threads
+            return executors.Outcome(self.job, True, 0.0)
+
+    monkeypatch.setattr(executors, "_Running", Fake)
+    scale = paper(
+        [
+            {"methods": ["m"], "threads": 2},
+            {"name": "train", "methods": ["n"], "threads": 1},
+            {"name": "train", "methods": ["o"], "threads": 8},
+        ]
+    ).scale("default")
+    outcomes = list(executors.Local(tmp_path, cores=3).run(scale.jobs, "cpu"))
+    assert len(outcomes) == 15 and peak == 3

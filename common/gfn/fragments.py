@@ -16,7 +16,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -291,7 +291,7 @@ class SEHProxy(nn.Module):
         self.out = nn.Linear(2 * width, 1)
 
     #: position in the release's list of arrays -> parameter here (12-15 are not used by the score)
-    ORDER = {
+    ORDER: ClassVar[dict[int, str]] = {
         0: "lin0.weight",
         1: "lin0.bias",
         2: "root.weight",

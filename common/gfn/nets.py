@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -44,9 +45,7 @@ class StackedMLP(nn.Module):
 
     def __init__(self, generators: Sequence[torch.Generator], sizes: Sequence[int]) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(
-            StackedLinear(generators, a, b) for a, b in zip(sizes, sizes[1:], strict=False)
-        )
+        self.layers = nn.ModuleList(StackedLinear(generators, a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """[S, ..., in] or [B, in] -> [S, ..., out]."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
@@ -111,7 +112,7 @@ class LayeredDAG:
             return torch.randn(shape, generator=rng, dtype=torch.float64)
 
         masks, logits_f, logits_b = [], [], []
-        for n, m in zip(widths, widths[1:], strict=False):
+        for n, m in pairwise(widths):
             mask = torch.rand(n, m, generator=rng) < 0.7
             mask[torch.arange(max(n, m)) % n, torch.arange(max(n, m)) % m] = True
             masks.append(mask)

@@ -20,7 +20,7 @@ class PointCloud:
     field_of_view: float = 32.0  # degrees, vertical and horizontal
     resolution: int = 48  # rays per side
     low: tuple[float, float, float] = (-0.35, 0.35, 0.005)  # workspace; the table top is z = 0
-    high: tuple[float, float, float] = (0.35, 1.0, 0.4)
+    high: tuple[float, float, float] = (0.35, 1.0, 0.35)
     points: int = 128  # kept by farthest-point sampling
 
 
@@ -45,7 +45,8 @@ class Camera:
         self._distances = np.empty(len(rays), np.float64)
         self._eye = eye
         self._low, self._high = np.asarray(config.low), np.asarray(config.high)
-        self._groups = np.array([1, 1, 1, 0, 0, 0], np.uint8)  # what a renderer shows: no hulls
+        # what a renderer shows (no collision hulls), without group 0: floor and retaining walls
+        self._groups = np.array([0, 1, 1, 0, 0, 0], np.uint8)
 
     def surface(self, model: Any, data: Any) -> tuple[NDArray[np.float64], NDArray[np.int32]]:
         """All points inside the workspace [n, 3] and the geoms [n] they lie on."""

@@ -99,6 +99,8 @@ def load_fragments(path: Path) -> Fragments:
 class FragmentEnv:
     """The MDP; see the module's docstring. P_B uniform over the fragments that could be the last."""
 
+    ends_by_itself = True  # when full or without open stems
+
     def __init__(
         self,
         fragments: Fragments,

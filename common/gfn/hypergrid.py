@@ -70,6 +70,7 @@ class HyperGrid:
         outer[outer_indices(height)] = True
         self.band = band.to(self.device)
         self.outer = outer.to(self.device)
+        self._moves = torch.eye(ndim + 1, dtype=torch.long, device=self.device)[:, :ndim]
         self._radix = height ** torch.arange(ndim - 1, -1, -1, device=self.device)
 
     def initial(self, batch_shape: tuple[int, ...]) -> Tensor:
@@ -93,12 +94,11 @@ class HyperGrid:
 
     def step(self, states: Tensor, actions: Tensor) -> Tensor:
         """States after the actions [...]; stopping leaves the coordinates as they are."""
-        one_hot = torch.nn.functional.one_hot(actions, self.n_actions)[..., : self.ndim]
-        return states + one_hot
+        return states + self._moves[actions]
 
     def backward_step(self, states: Tensor, backward_actions: Tensor) -> Tensor:
         """Parents reached by undoing one step on the given coordinate."""
-        return states - torch.nn.functional.one_hot(backward_actions, self.ndim)
+        return states - self._moves[backward_actions]
 
     def backward_action(self, actions: Tensor) -> Tensor:
         """Backward action that undoes a forward action (0 for stop, which has probability one)."""
@@ -136,7 +136,8 @@ class HyperGrid:
 
     def encode(self, states: Tensor) -> Tensor:
         """Concatenated one-hot network input. [..., D] -> [..., D*H] float32."""
-        return torch.nn.functional.one_hot(states, self.height).flatten(-2).float()
+        one_hot = torch.zeros((*states.shape, self.height), device=states.device)
+        return one_hot.scatter_(-1, states.unsqueeze(-1), 1.0).flatten(-2)
 
     def exists(self, states: Tensor) -> Tensor:
         """False for the states that the forced-stop variant cannot reach. [...] bool."""

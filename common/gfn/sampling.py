@@ -113,6 +113,7 @@ def sample_from_table(dag: EnumeratedDAG, log_pf: Tensor, u: Tensor) -> Trajecto
     )
 
 
+@torch.no_grad()
 def sample(
     env: Env,
     logits_fn: Callable[[Tensor], Tensor],
@@ -126,36 +127,69 @@ def sample(
         logits_fn: states [S, B, *state] -> forward logits [S, B, A] (before masking).
         u: uniform numbers [S, T, B], T >= env.max_length.
         epsilon: probability of a uniformly random allowed action.
+
+    An environment whose episodes may end without the stop action says so by ``ends_by_itself``.
     """
     n_seeds, _, batch = u.shape
+    fixed_length = env.stop is None
+    ends_by_itself = bool(getattr(env, "ends_by_itself", False))
     state = env.initial((n_seeds, batch))
+    states = [state]
     alive = torch.ones((n_seeds, batch), dtype=torch.bool, device=state.device)
-    states, actions, masks = [state], [], []
+    actions, masks = [], []
+    rows: Tensor | None = None  # [S, m] the trajectories still computed; None: all
     for t in range(env.max_length):
+        if t and not fixed_length:
+            n_alive = int(alive.sum(-1).max())
+            if not n_alive:
+                break
+            if n_alive <= alive.shape[1] // 2 and batch > 32:  # drop the finished ones
+                order = (~alive).long().argsort(dim=-1, stable=True)[:, :n_alive]
+                rows = order if rows is None else rows.gather(1, order)
+                state = _take(state, order)
+                alive = alive.gather(1, order)
         mask = env.forward_mask(state)
-        alive = alive & mask.any(-1)  # some environments end by themselves
-        if not bool(alive.any()):
-            break
-        with torch.no_grad():
-            probabilities = masked_log_softmax(logits_fn(state), mask).exp()
+        if ends_by_itself:
+            alive = alive & mask.any(-1)
+        drawn = u[:, t] if rows is None else u[:, t].gather(1, rows)
+        probabilities = torch.softmax(logits_fn(state).masked_fill(~mask, MASKED), -1)
         if epsilon:
-            uniform = mask / mask.sum(-1, keepdim=True)
+            uniform = mask / mask.sum(-1, keepdim=True).clamp(min=1)
             probabilities = (1 - epsilon) * probabilities + epsilon * uniform
-        action = choose_by_inverse_cdf(probabilities, u[:, t])
-        action = torch.where(alive, action, torch.zeros_like(action))
-        masks.append(alive)
-        actions.append(action)
-        moving = alive if env.stop is None else alive & (action != env.stop)
-        keep = moving.view(*moving.shape, *([1] * (state.dim() - moving.dim())))
-        state = torch.where(keep, env.step(state, action), state)
-        states.append(state)
-        alive = moving
+        action = choose_by_inverse_cdf(probabilities, drawn)
+        if fixed_length:
+            state = env.step(state, action)
+            taken, after = alive, alive
+        else:
+            action = action.masked_fill(~alive, env.stop)  # stopping moves nothing
+            state = env.step(state, action)
+            taken, after = alive, alive & (action != env.stop)
+        if rows is None:
+            states.append(state)
+            actions.append(action)
+            masks.append(taken)
+        else:
+            index = rows.view(*rows.shape, *([1] * (state.dim() - 2))).expand_as(state)
+            states.append(states[-1].scatter(1, index, state))
+            actions.append(torch.zeros_like(actions[-1]).scatter(1, rows, action))
+            masks.append(torch.zeros_like(masks[-1]).scatter(1, rows, taken))
+        alive = after
+    mask = torch.stack(masks, -1)
+    if ends_by_itself:  # the last step may have found all trajectories ended
+        longest = int(mask.flatten(0, 1).any(0).sum())
+        states, actions, mask = states[: longest + 1], actions[:longest], mask[..., :longest]
     return Trajectories(
         states=torch.stack(states, 2),
-        actions=torch.stack(actions, -1),
-        mask=torch.stack(masks, -1),
-        last=state,
+        actions=torch.stack(actions, -1).masked_fill(~mask, 0),
+        mask=mask,
+        last=states[-1],
     )
+
+
+def _take(x: Tensor, rows: Tensor) -> Tensor:
+    """x[s, rows[s]]. [S, B, ...], [S, m] -> [S, m, ...]."""
+    index = rows.view(*rows.shape, *([1] * (x.dim() - 2)))
+    return x.gather(1, index.expand(*rows.shape, *x.shape[2:]))
 
 
 def sample_backward(env: Env, objects: Tensor, u: Tensor) -> Trajectories:

@@ -123,7 +123,8 @@ class StringEnv:
 
     def encode(self, states: Tensor) -> Tensor:
         """Concatenated one-hot of letters and 'empty'. [..., L] -> [..., L*(V+1)] float32."""
-        return torch.nn.functional.one_hot(states, self.n_letters + 1).flatten(-2).float()
+        one_hot = torch.zeros((*states.shape, self.n_letters + 1), device=states.device)
+        return one_hot.scatter_(-1, states.unsqueeze(-1), 1.0).flatten(-2)
 
     def index(self, states: Tensor) -> Tensor:
         """Row number in base V+1. [..., L] -> [...]."""

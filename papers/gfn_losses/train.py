@@ -180,7 +180,16 @@ def visit_table(
 
 def visit_states(net: nn.Module, env: HyperGrid, traj: Trajectories, fm: bool) -> Visited:
     """The same from a forward pass over the visited states only (grids too large for a table)."""
-    out = net(env.encode(traj.states))
+    # every state an action was taken from, packed per seed: padding costs no forward pass
+    taken = traj.mask.flatten(1)  # [S, B*T]
+    packed = (~taken).long().argsort(dim=-1, stable=True)[:, : int(taken.sum(-1).max())]
+    before = traj.states[..., :-1, :].flatten(1, 2)
+    rows = before.gather(1, packed.unsqueeze(-1).expand(-1, -1, env.ndim))
+    place = (taken.long().cumsum(-1) - 1).clamp(min=0)
+    computed = net(env.encode(rows))  # [S, packed, out]
+    index = place.unsqueeze(-1).expand(-1, -1, computed.shape[-1])
+    out = computed.gather(1, index).view(*traj.mask.shape, -1)
+    out = nn.functional.pad(out, (0, 0, 0, 1))  # the state after the last action is a terminal copy
     logits, logits_b, log_flow = split_heads(out, env)
     mask = env.forward_mask(traj.states)
     log_pf = masked_log_softmax(logits, mask)
@@ -204,7 +213,8 @@ def visit_states(net: nn.Module, env: HyperGrid, traj: Trajectories, fm: bool) -
         visited.matching = flows.flow_matching(
             inflow, backward_mask, logits[..., 1:, :], mask[..., 1:, :]
         )
-        visited.stop_flow = logits[..., -1, env.stop]
+        at_last = (traj.length - 1).unsqueeze(-1)
+        visited.stop_flow = logits[..., env.stop].gather(-1, at_last).squeeze(-1)
     else:
         log_pb = masked_log_softmax(logits_b[..., 1:, :], backward_mask)
         log_pb = nn.functional.pad(log_pb, (0, 1))

@@ -1,0 +1,129 @@
+"""Trajectories per second of a trajectory-balance training step, ours against torchgfn.
+
+    python -m papers.gfn_losses.bench [--json FILE]
+
+The same HyperGrid (D=4, H=8), the same network (MLP 2x256, LeakyReLU, torso shared by P_F and a learned
+P_B), Adam, on-policy; repeats of both sides are interleaved and medians compared.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import torch
+from torch import nn
+
+from common.cli import run_cli
+from common.gfn.hypergrid import HyperGrid
+from common.gfn.nets import StackedMLP, adam, clip_grad_norm_per_seed, seed_generators
+from common.gfn.sampling import sample, uniforms
+from common.torch_utils import setup
+from papers.gfn_losses.method import QUADRATIC
+from papers.gfn_losses.train import grid_loss, visit_states
+
+NDIM, HEIGHT, HIDDEN = 4, 8, 256
+REWARD = (1e-3, 0.5, 2.0)
+
+
+@dataclass
+class BenchConfig:
+    """What to measure."""
+
+    json: Path | None = None  # write the numbers here as well
+    batches: tuple[int, ...] = (16, 256)  # trajectories per step
+    repeats: int = 7  # interleaved repeats of each side
+    steps: int = 6  # training steps per repeat
+
+
+def our_step(batch: int) -> Callable[[], None]:
+    """One training step of this project's code."""
+    env = HyperGrid(NDIM, HEIGHT, REWARD)
+    n_out = env.n_actions + env.n_backward + 1
+    net = StackedMLP(seed_generators((0,), 0), (env.input_dim, HIDDEN, HIDDEN, n_out))
+    log_Z = nn.Parameter(torch.zeros(1))
+    groups = [{"params": list(net.parameters())}, {"params": [log_Z], "lr": 0.1}]
+    optimizer = adam(groups)
+    parameters = [*net.parameters(), log_Z]
+    generators = seed_generators((0,), 1)
+
+    def step() -> None:
+        u = uniforms(generators, (env.max_length, batch))
+        traj = sample(env, lambda s: net(env.encode(s))[..., : env.n_actions], u)
+        visited = visit_states(net, env, traj, fm=False)
+        surrogate, _ = grid_loss("tb", visited, traj, env.stop, log_Z, 0.9, QUADRATIC, 50.0)
+        optimizer.zero_grad()
+        surrogate.sum().backward()
+        clip_grad_norm_per_seed(parameters, 1000.0)
+        optimizer.step()
+
+    return step
+
+
+def peer_step(batch: int) -> Callable[[], None]:
+    """One training step as torchgfn's HyperGrid tutorial does it (log-probabilities kept)."""
+    from gfn.estimators import DiscretePolicyEstimator
+    from gfn.gflownet import TBGFlowNet
+    from gfn.gym import HyperGrid as PeersGrid
+    from gfn.preprocessors import KHotPreprocessor
+    from gfn.utils.modules import MLP
+
+    r0, r1, r2 = REWARD
+    env = PeersGrid(NDIM, HEIGHT, reward_fn_kwargs={"R0": r0, "R1": r1, "R2": r2})
+    preprocessor = KHotPreprocessor(height=HEIGHT, ndim=NDIM)
+    n_in = preprocessor.output_dim
+    forward = MLP(n_in, env.n_actions, HIDDEN, 2, activation_fn="leaky_relu")
+    backward = MLP(n_in, env.n_actions - 1, HIDDEN, 2, trunk=forward.trunk)
+    pf = DiscretePolicyEstimator(forward, env.n_actions, preprocessor=preprocessor)
+    pb = DiscretePolicyEstimator(
+        backward, env.n_actions, preprocessor=preprocessor, is_backward=True
+    )
+    model = TBGFlowNet(pf=pf, pb=pb, init_logZ=0.0)
+    optimizer = torch.optim.Adam(model.pf_pb_parameters(), lr=1e-3)
+    optimizer.add_param_group({"params": model.logz_parameters(), "lr": 0.1})
+
+    def step() -> None:
+        batch_of = model.sample_trajectories(env, n=batch, save_logprobs=True)
+        optimizer.zero_grad()
+        model.loss(env, batch_of, recalculate_all_logprobs=False).backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1000.0)
+        optimizer.step()
+
+    return step
+
+
+def bench(cfg: BenchConfig) -> None:
+    """Prints trajectories per second of both sides and their ratio."""
+    setup("cpu", 0)
+    result = {}
+    for batch in cfg.batches:
+        sides = {"ours": our_step(batch), "torchgfn": peer_step(batch)}
+        for step in sides.values():  # warm up
+            step()
+            step()
+        seconds: dict[str, list[float]] = {name: [] for name in sides}
+        for _ in range(cfg.repeats):
+            for name, step in sides.items():
+                start = time.perf_counter()
+                for _ in range(cfg.steps):
+                    step()
+                seconds[name].append((time.perf_counter() - start) / cfg.steps)
+        rate = {name: batch / median(s) for name, s in seconds.items()}
+        ratio = rate["ours"] / rate["torchgfn"]
+        result[f"batch {batch}"] = {**rate, "ratio": ratio}
+        print(
+            f"TB step, HyperGrid D={NDIM} H={HEIGHT}, batch {batch}: ours {rate['ours']:.0f}, "
+            f"torchgfn {rate['torchgfn']:.0f} trajectories/s, ratio {ratio:.1f}",
+            flush=True,
+        )
+    if cfg.json:
+        cfg.json.parent.mkdir(parents=True, exist_ok=True)
+        cfg.json.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    run_cli(bench, BenchConfig)

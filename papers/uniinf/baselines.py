@@ -180,7 +180,7 @@ def opttinf_simulate(
     state: tuple[Vector, Vector],
     tally: Vector,
 ) -> None:
-    """OptTINF (Huang et al. 2022): HTINF with the optimistic alpha = 2, sigma = 1; reads nothing."""
+    """OptTINF (Huang et al. 2022): HTINF at the optimistic alpha = 2, sigma = 1; reads nothing."""
     _tsallis_half_simulate(env, THETA_2, seed, first, last, state, tally)
 
 

@@ -9,8 +9,10 @@ import json
 import math
 import statistics
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -54,7 +56,7 @@ def compiled_loop(env: task.Bandit, n_rounds: int) -> tuple[float, float, float]
     return state[1][0], tally[task.REGRET], tally[task.BEST_PULLS]
 
 
-def seconds_of(function, *args) -> float:
+def seconds_of(function: Callable[..., object], *args: Any) -> float:
     """Wall time of a call."""
     start = time.perf_counter()
     function(*args)

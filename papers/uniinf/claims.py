@@ -210,8 +210,8 @@ SCALES = ("default", "paper")
 CLAIMS = [
     Claim(
         "C1",
-        "Regret is logarithmic in stochastic environments without knowing (σ, α): in E1 (K = 4, 10) "
-        "and E3 the exponent over the last decade is at most 0.35 and R(T)/log T at most twice "
+        "Regret is logarithmic in stochastic environments without knowing (σ, α): in E1 (K = 4 and "
+        "10) and E3 the exponent over the last decade is at most 0.35 and R(T)/log T at most twice "
         "R(T/10)/log(T/10)",
         "Theorem, stochastic case",
         "O(K (σ^α/Δ)^{1/(α−1)} log T · log(σ^α/Δ))",
@@ -389,7 +389,9 @@ def draw(curves: Mapping[tuple[str, str, float], Any], alpha: float) -> Figure:
                 panel.fill_between(
                     t, one["low"], one["high"], color=style(method)["color"], alpha=0.15, lw=0
                 )
-        left.set(xscale="log", yscale="log", ylabel=f"{TASK_LABELS[task]}: pseudo-regret")
+        left.set(xscale="log", ylabel=f"{TASK_LABELS[task]}: pseudo-regret")
+        if task != "e4":  # negative while the arm that is best at the end is not yet the best
+            left.set_yscale("log")
         right.set(xscale="log")
         if top > 0:
             right.set_ylim(min(0.0, right.get_ylim()[0] if task == "e4" else 0.0), 1.2 * top)
@@ -417,10 +419,11 @@ def draw_normalised(curves: Mapping[tuple[str, str, float], Any]) -> Figure:
             panel.set(xscale="log", yscale="linear" if task == "e4" else "log")
         row[0].set_ylabel(TASK_LABELS[task])
     for panel, alpha in zip(axes[0], tails, strict=True):
-        panel.set_title(f"R / (σ K^{{1−1/α}} t^{{1/α}}), α = {alpha:g}")
+        panel.set_title(f"α = {alpha:g}")
     for panel in axes[-1]:
         panel.set_xlabel("round t")
-    axes[0, 0].legend(fontsize=6)
+    figure.suptitle(r"Pseudo-regret over $\sigma K^{1-1/\alpha} t^{1/\alpha}$")
+    axes[0, -1].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return figure
 
 

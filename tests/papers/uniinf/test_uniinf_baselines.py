@@ -5,6 +5,7 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+import scipy.special
 from scipy.optimize import brentq
 
 from papers.uniinf import baselines, task
@@ -223,23 +224,28 @@ def test_ucb1_against_its_definition() -> None:
     assert tally[task.SKIPPED] == 0
 
 
-def test_tsallis_inf_against_smpybandits() -> None:
-    """Its rule, 1/sqrt(t) in (eta (L - z))^-2, is 4/(eta' (L - z))^2 at the matched eta' = 2 eta.
+def test_tsallis_inf_against_smpybandits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its rule, (eta (L - z))^-2 with eta = 1/sqrt(t), is 4/(eta' (L - z))^2 at eta' = 2 eta.
 
     Its FTRL step alone is compared: it weights losses by probabilities that its parent class has
     altered before, a fault of its own.
     """
+    # a function that it imports and SciPy has dropped, under its new name
+    monkeypatch.setattr(scipy.special, "btdtri", scipy.special.betaincinv, raising=False)
     policies = pytest.importorskip("SMPyBandits.Policies", exc_type=Exception)
     policy = policies.TsallisInf(4)
     policy.startGame()
     rng = np.random.default_rng(0)
+    compared = 0
     for t in range(1, 200):
-        arm = t % 4
-        policy.getReward(arm, rng.uniform())
+        policy.getReward(t % 4, rng.uniform())
         x = np.empty(4)
         baselines.tsallis_half_ftrl(policy.cumulative_losses, math.sqrt(policy.t), 0.0, x)
-        if policy.cumulative_losses.max() < 50:  # its minimiser loses the root beyond
+        z = policy.cumulative_losses - math.sqrt(policy.t) / np.sqrt(policy.weights)
+        if np.ptp(z) < 1e-3:  # its general minimiser found a root at all
+            compared += 1
             np.testing.assert_allclose(policy.weights, x, atol=2e-3)
+    assert compared > 20
 
 
 @pytest.mark.parametrize("name", CHECKED)

@@ -73,7 +73,7 @@ def ddpm_scheduler() -> DDPMScheduler:
     from diffusers import DDPMScheduler
 
     return DDPMScheduler(
-        DIFFUSION_STEPS,
+        num_train_timesteps=DIFFUSION_STEPS,  # by keyword: from_config forgets positional ones
         beta_schedule="squaredcos_cap_v2",
         clip_sample=True,
         prediction_type="epsilon",

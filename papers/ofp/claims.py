@@ -292,14 +292,13 @@ def tables(rows: pd.DataFrame) -> list[Table]:
         body = []
         for method, nfe, t_w in found:
             per_task = [
-                pick(rows, method, nfe, "task_success", B, t_w=t_w, subtask=s).mean()
-                for s in subtasks
+                pick(rows, method, nfe, "task_success", B, t_w=t_w, subtask=s) for s in subtasks
             ]
             body.append(
                 [
                     label(method, nfe, t_w),
                     show(pick(rows, method, nfe, "success", B, t_w=t_w)),
-                    *(f"{value:.2f}" for value in per_task),
+                    *(f"{x.mean():.2f}" if len(x) else None for x in per_task),
                     show(pick(rows, method, nfe, "gap", B, t_w=t_w)),
                 ]
             )

@@ -24,7 +24,7 @@ from papers.ofp.method import jump, sample, shift_chunk, warm_start
 from papers.ofp.networks import make_network
 from papers.ofp.point_mass import RADII, PointMass
 from papers.ofp.task import Floats, Task, make_task
-from papers.ofp.train import Config, resolve
+from papers.ofp.train import Config, network_options, resolve
 
 T_W = 0.15  # warm start's time, the paper's best
 NFE: dict[str, tuple[int, ...]] = {  # network calls per chunk
@@ -125,11 +125,21 @@ def semigroup_residual(net: nn.Module, obs: Tensor, n_z: int, device: str) -> ND
     return (one - two).square().mean(2).sqrt().mean(1).cpu().numpy()
 
 
-def variants(method: str, nfe: tuple[int, ...]) -> list[tuple[int, float]]:
-    """(NFE, t_w) to evaluate; warm start for the flow map and, for comparison, flow matching."""
+def variants(method: str, nfe: tuple[int, ...], simulated: bool) -> list[tuple[int, float]]:
+    """(NFE, t_w) to evaluate; OFP's warm start with and without.
+
+    Args:
+        method: what was trained.
+        nfe: network calls asked for; empty: all.
+        simulated: steps are dear (B, C): only what a claim or a table of the paper needs.
+    """
     chosen = [n for n in NFE[method] if not nfe or n in nfe]
-    both = (0.0, T_W) if method == "ofp" else (0.0,)
-    return [(n, t_w) for t_w in both for n in chosen]
+    if method == "ofp":
+        cold = [n for n in chosen if n == 1 or not simulated]
+        return [(n, 0.0) for n in cold] + [(n, T_W) for n in chosen]
+    if simulated and not nfe:
+        chosen = {"fm": [1, 10, 100], "ddpm": [10, 100]}.get(method, [1])
+    return [(n, 0.0) for n in chosen]
 
 
 def evaluate(cfg: EvalConfig) -> None:
@@ -144,7 +154,7 @@ def evaluate(cfg: EvalConfig) -> None:
     setup(cfg.device, 0)
     seeds = tuple(s + train_cfg.seed_offset for s in train_cfg.seed)
     task = make_task(train_cfg.task, seeds)
-    net = make_network(task, seeds, second_time=train_cfg.second_time)
+    net = make_network(task, seeds, **network_options(train_cfg))
     net.load_state_dict(final["teacher"])
     net = net.to(cfg.device).eval().requires_grad_(False)
 
@@ -160,7 +170,7 @@ def evaluate(cfg: EvalConfig) -> None:
     on_a = isinstance(task, PointMass)
     n_episodes = train_cfg.episodes or (200 if on_a else 20)
     episode_seeds = [50_000 + i for i in range(n_episodes)]
-    for nfe, t_w in variants(train_cfg.method, train_cfg.nfe):
+    for nfe, t_w in variants(train_cfg.method, train_cfg.nfe, simulated=not on_a):
         labels = {"nfe": nfe, "t_w": t_w}
 
         def policy(nfe: int = nfe, t_w: float = t_w) -> ChunkPolicy:
@@ -193,6 +203,11 @@ def evaluate(cfg: EvalConfig) -> None:
             y = np.concatenate([s["y"] for s in start])
             counts, _ = np.histogram(y, bins=60, range=(-0.45, 0.45))
             extras.append({**extra, "name": "lateral", "data": counts.tolist()})
+    for seed, rates in getattr(task, "expert_success", {}).items():
+        for sub, by_gain in rates.items():
+            row = {"method": name_cfg.method, "task": train_cfg.task, "seed": seed, "subtask": sub}
+            value = float(np.mean(list(by_gain.values())))
+            rows.append({**row, "metric": "expert_success", "value": value})
     if train_cfg.method not in ("bc", "ddpm"):
         obs = np.stack([task.windows(s)[0][:256] for s in seeds])
         n_z = task.horizon * task.action_dim

@@ -52,11 +52,10 @@ def fourier(t: Tensor, n: int = 6) -> Tensor:
     return torch.cat((t, angles.sin(), angles.cos()), dim=-1)
 
 
-def times(t: Tensor, r: Tensor, second: str = "gap") -> Tensor:
+def times(t: Tensor, r: Tensor, second: str = "gap", n: int = 6) -> Tensor:
     """Features of both times: t and r - t, so that the diagonal is an exact input (or t and r)."""
-    return fourier(torch.cat((t, r - t if second == "gap" else r), dim=-1).unsqueeze(-1)).flatten(
-        -2
-    )
+    both = torch.cat((t, r - t if second == "gap" else r), dim=-1)
+    return fourier(both.unsqueeze(-1), n).flatten(-2)
 
 
 class MLP(nn.Module):
@@ -70,18 +69,21 @@ class MLP(nn.Module):
         width: int = 256,
         depth: int = 3,
         second_time: str = "gap",
+        frequencies: int = 6,
     ) -> None:
         super().__init__()
-        sizes = [n_z + n_obs + 1 + 26] + [width] * depth
+        sizes = [n_z + n_obs + 1 + 2 * (2 * frequencies + 1)] + [width] * depth
         self.layers = nn.ModuleList(Linear(a, b, generators) for a, b in itertools.pairwise(sizes))
         self.out = Linear(width, n_z, generators)
-        self.second_time = second_time
+        self.second_time, self.frequencies = second_time, frequencies
 
     def encode(self, obs: Tensor) -> Tensor:
         return obs
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor, c: Tensor, null: Tensor) -> Tensor:
-        x = torch.cat((z, c * (1 - null), null, times(t, r, self.second_time)), dim=-1)
+        x = torch.cat(
+            (z, c * (1 - null), null, times(t, r, self.second_time, self.frequencies)), dim=-1
+        )
         for layer in self.layers:
             x = F.silu(layer(x))
         return self.out(x)
@@ -111,26 +113,27 @@ class FiLMMLP(nn.Module):
         width: int = 384,
         blocks: int = 3,
         second_time: str = "gap",
+        frequencies: int = 6,
     ) -> None:
         super().__init__()
-        n_film = 128
+        n_film = 64
         self.encoder = encoder
         self.null = nn.Parameter(torch.zeros(len(generators), 1, n_c))  # ø, learned
         self.into = Linear(n_z, width, generators)
-        self.times = Linear(26, n_c, generators)
+        self.times = Linear(2 * (2 * frequencies + 1), n_c, generators)
         self.condition = Linear(2 * n_c, n_film, generators)
         self.film = nn.ModuleList(Linear(n_film, 2 * width, generators) for _ in range(blocks))
         self.blocks = nn.ModuleList(Linear(width, width, generators) for _ in range(blocks))
         self.norm = LayerNorm()
         self.out = Linear(width, n_z, generators)
-        self.second_time = second_time
+        self.second_time, self.frequencies = second_time, frequencies
 
     def encode(self, obs: Tensor) -> Tensor:
         return self.encoder(obs)
 
     def forward(self, z: Tensor, t: Tensor, r: Tensor, c: Tensor, null: Tensor) -> Tensor:
         c = torch.lerp(c, self.null.expand_as(c), null)
-        tau = F.silu(self.times(times(t, r, self.second_time)))
+        tau = F.silu(self.times(times(t, r, self.second_time, self.frequencies)))
         condition = F.silu(self.condition(torch.cat((c, tau), dim=-1)))
         x = self.into(z)
         for block, film in zip(self.blocks, self.film, strict=True):
@@ -158,7 +161,8 @@ def make_network(task: Task, seeds: tuple[int, ...], **options: object) -> nn.Mo
 
         encoder = PointNet(task, n_c, generators)
         if task.name.startswith("dp3-"):
-            return UNet(encoder, task, n_c, generators)
+            second = str(options.get("second_time", "gap"))
+            return UNet(encoder, task, n_c, generators, second_time=second)
     return FiLMMLP(encoder, n_z, n_c, generators, **options)  # type: ignore[arg-type]
 
 

@@ -84,6 +84,7 @@ class Config:
     clip: float = 1.0  # largest gradient norm, per seed
     ema: float = 0.99  # decay of the teacher, which is also what is evaluated
     second_time: str = "gap"  # second time input of the network: gap (r - t) or end (r)
+    frequencies: int = 6  # sine and cosine of 2^k pi t, k < frequencies, for both times
     episodes: int = 0  # evaluation: episodes per network (and sub-task); 0: 200 on A, else 20
     nfe: tuple[int, ...] = ()  # evaluation: network calls per chunk; empty: all of eval.NFE
     ofp: OFPConfig = field(default_factory=OFPConfig)  # the method's own hyperparameters
@@ -156,6 +157,11 @@ def clip_per_seed(parameters: list[nn.Parameter], largest: float) -> Tensor:
     return norm
 
 
+def network_options(cfg: Config) -> dict[str, Any]:
+    """What the configuration says of the network."""
+    return {"second_time": cfg.second_time, "frequencies": cfg.frequencies}
+
+
 def train(cfg: Config) -> None:
     """Train, or go on from the last checkpoint."""
     run_config, cfg = cfg, resolve(cfg)
@@ -168,7 +174,7 @@ def train(cfg: Config) -> None:
     obs, actions, counts = stack_windows([task.windows(s) for s in seeds], device)
     each_seed = torch.arange(len(seeds), device=device)[:, None]
 
-    net = make_network(task, seeds, second_time=cfg.second_time).to(device)
+    net = make_network(task, seeds, **network_options(cfg)).to(device)
     teacher = copy.deepcopy(net).requires_grad_(False)
     parameters = list(net.parameters())
     optimiser = torch.optim.AdamW(

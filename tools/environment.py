@@ -54,7 +54,7 @@ class Environment:
     def __init__(self, root: Path = ROOT, python: str | None = None) -> None:
         self.root = root
         # What makes the environment must not lie in it.
-        self.base_python = python or getattr(sys, "_base_executable", sys.executable)
+        self.base_python: str = python or getattr(sys, "_base_executable", "") or sys.executable
         self.folder = root / ".venv"
         self.python = self.folder / "bin" / "python"
         self.stamps = self.folder / "stamps"

@@ -71,6 +71,7 @@ class HyperGrid:
         self.band = band.to(self.device)
         self.outer = outer.to(self.device)
         self._moves = torch.eye(ndim + 1, dtype=torch.long, device=self.device)[:, :ndim]
+        self._offsets = torch.arange(ndim, device=self.device) * height
         self._radix = height ** torch.arange(ndim - 1, -1, -1, device=self.device)
 
     def initial(self, batch_shape: tuple[int, ...]) -> Tensor:
@@ -82,7 +83,7 @@ class HyperGrid:
         free = states < self.height - 1
         if self.forced_stop:
             free = free & free.all(-1, keepdim=True)
-        return torch.cat([free, torch.ones_like(free[..., :1])], -1)
+        return torch.nn.functional.pad(free, (0, 1), value=True)
 
     def backward_mask(self, states: Tensor) -> Tensor:
         """In-edges. [..., D] -> [..., D] bool."""
@@ -138,6 +139,10 @@ class HyperGrid:
         """Concatenated one-hot network input. [..., D] -> [..., D*H] float32."""
         one_hot = torch.zeros((*states.shape, self.height), device=states.device)
         return one_hot.scatter_(-1, states.unsqueeze(-1), 1.0).flatten(-2)
+
+    def active_inputs(self, states: Tensor) -> Tensor:
+        """Positions of the ones in ``encode``. [..., D] long."""
+        return states + self._offsets
 
     def exists(self, states: Tensor) -> Tensor:
         """False for the states that the forced-stop variant cannot reach. [...] bool."""

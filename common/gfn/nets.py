@@ -53,11 +53,26 @@ class StackedMLP(nn.Module):
         if x.dim() > 3:
             lead = x.shape[1:-1]
             x = x.flatten(1, -2)
-        for i, layer in enumerate(self.layers):
-            x = layer(x)
-            if i + 1 < len(self.layers):
-                x = nn.functional.leaky_relu(x, inplace=True)
+        x = self._after_first(self.layers[0](x))
         return x if lead is None else x.unflatten(1, lead)
+
+    def from_active_inputs(self, index: Tensor) -> Tensor:
+        """The same on inputs of zeros and ones, given by the positions of the ones. [S, ..., k]."""
+        first = self.layers[0]
+        n_seeds, n_in, width = first.weight.shape
+        flat = index.flatten(1, -2)
+        if n_seeds > 1:
+            flat = flat + (torch.arange(n_seeds, device=index.device) * n_in).view(-1, 1, 1)
+        rows = nn.functional.embedding_bag(
+            flat.flatten(0, 1), first.weight.view(n_seeds * n_in, width), mode="sum"
+        )
+        x = self._after_first(rows.view(n_seeds, -1, width) + first.bias)
+        return x.unflatten(1, index.shape[1:-1])
+
+    def _after_first(self, x: Tensor) -> Tensor:
+        for layer in list(self.layers)[1:]:
+            x = layer(nn.functional.leaky_relu(x, inplace=True))
+        return x
 
 
 class StackedTransformer(nn.Module):

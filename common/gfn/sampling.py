@@ -66,7 +66,8 @@ def uniforms(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> T
 def choose_by_inverse_cdf(probabilities: Tensor, u: Tensor) -> Tensor:
     """Index whose cumulative interval holds u; never one of probability zero. [..., A], [...]."""
     cdf = probabilities.cumsum(-1)
-    return (cdf[..., :-1] <= u.unsqueeze(-1) * cdf[..., -1:]).sum(-1)
+    below_total = u.unsqueeze(-1) * cdf[..., -1:]  # u < 1, so strictly below, also in float32
+    return torch.searchsorted(cdf, below_total, right=True).squeeze(-1)
 
 
 def sample_from_table(dag: EnumeratedDAG, log_pf: Tensor, u: Tensor) -> Trajectories:
@@ -140,10 +141,10 @@ def sample(
     rows: Tensor | None = None  # [S, m] the trajectories still computed; None: all
     for t in range(env.max_length):
         if t and not fixed_length:
-            n_alive = int(alive.sum(-1).max())
-            if not n_alive:
+            if not bool(alive.any()):
                 break
-            if n_alive <= alive.shape[1] // 2 and batch > 32:  # drop the finished ones
+            n_alive = int(alive.sum(-1).max()) if alive.shape[1] > 32 else alive.shape[1]
+            if n_alive <= alive.shape[1] // 2:  # drop the finished ones
                 order = (~alive).long().argsort(dim=-1, stable=True)[:, :n_alive]
                 rows = order if rows is None else rows.gather(1, order)
                 state = _take(state, order)

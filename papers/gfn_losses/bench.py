@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from common.cli import run_cli
 from common.gfn.hypergrid import HyperGrid
@@ -51,10 +51,13 @@ def our_step(batch: int) -> Callable[[], None]:
     parameters = [*net.parameters(), log_Z]
     generators = seed_generators((0,), 1)
 
+    def policy(states: Tensor) -> Tensor:
+        return net.from_active_inputs(env.active_inputs(states))[..., : env.n_actions]
+
     def step() -> None:
         u = uniforms(generators, (env.max_length, batch))
-        traj = sample(env, lambda s: net(env.encode(s))[..., : env.n_actions], u)
-        visited = visit_states(net, env, traj, fm=False)
+        traj = sample(env, policy, u)
+        visited = visit_states(net, env, traj, "tb")
         surrogate, _ = grid_loss("tb", visited, traj, env.stop, log_Z, 0.9, QUADRATIC, 50.0)
         optimizer.zero_grad()
         surrogate.sum().backward()

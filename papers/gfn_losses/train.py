@@ -129,7 +129,7 @@ class Visited:
     log_pb: Tensor  # [S, B, T], 0 at the stop edge
     log_flow: Tensor  # [S, B, T+1] output of the flow head
     log_p_stop: Tensor  # [S, B, T+1]
-    log_reward: Tensor  # [S, B, T+1] log R of the states passed
+    log_reward: Tensor | None  # [S, B, T+1] log R of the states passed (fl-*, modified-*)
     log_reward_last: Tensor  # [S, B]
     matching: tuple[Tensor, Tensor] | None = None  # FM pair at states[1:], [S, B, T] each
     stop_flow: Tensor | None = None  # FM: log F(x -> s_f) of the object, [S, B]
@@ -178,15 +178,20 @@ def visit_table(
     return visited
 
 
-def visit_states(net: nn.Module, env: HyperGrid, traj: Trajectories, fm: bool) -> Visited:
+def visit_states(net: StackedMLP, env: HyperGrid, traj: Trajectories, name: str) -> Visited:
     """The same from a forward pass over the visited states only (grids too large for a table)."""
+    fm, of_states = name == "fm", name.startswith(("fl-", "modified-"))
     # every state an action was taken from, packed per seed: padding costs no forward pass
     taken = traj.mask.flatten(1)  # [S, B*T]
-    packed = (~taken).long().argsort(dim=-1, stable=True)[:, : int(taken.sum(-1).max())]
+    place = (taken.cumsum(-1) - 1).clamp(min=0)
     before = traj.states[..., :-1, :].flatten(1, 2)
-    rows = before.gather(1, packed.unsqueeze(-1).expand(-1, -1, env.ndim))
-    place = (taken.long().cumsum(-1) - 1).clamp(min=0)
-    computed = net(env.encode(rows))  # [S, packed, out]
+    rows = torch.zeros_like(before[:, : int(place.max()) + 1])
+    if len(rows) == 1:
+        rows[0] = before[0, taken[0]]
+    else:
+        seed = torch.arange(len(rows), device=rows.device).unsqueeze(-1).expand_as(taken)
+        rows[seed[taken], place[taken]] = before[taken]
+    computed = net.from_active_inputs(env.active_inputs(rows))  # [S, packed, out]
     index = place.unsqueeze(-1).expand(-1, -1, computed.shape[-1])
     out = computed.gather(1, index).view(*traj.mask.shape, -1)
     out = nn.functional.pad(out, (0, 0, 0, 1))  # the state after the last action is a terminal copy
@@ -199,7 +204,7 @@ def visit_states(net: nn.Module, env: HyperGrid, traj: Trajectories, fm: bool) -
         log_pb=torch.zeros_like(traj.actions, dtype=out.dtype),
         log_flow=log_flow,
         log_p_stop=log_pf[..., env.stop],
-        log_reward=env.log_reward(traj.states).to(out.dtype),
+        log_reward=None if not of_states else env.log_reward(traj.states).to(out.dtype),
         log_reward_last=env.log_reward(traj.last).to(out.dtype),
     )
     backward_mask = env.backward_mask(after)
@@ -208,7 +213,7 @@ def visit_states(net: nn.Module, env: HyperGrid, traj: Trajectories, fm: bool) -
         parents = env.backward_step(
             after.unsqueeze(-2).expand(*after.shape[:-1], env.ndim, -1), coordinates
         ).clamp(min=0)
-        inflow = net(env.encode(parents))[..., : env.n_actions]
+        inflow = net.from_active_inputs(env.active_inputs(parents))[..., : env.n_actions]
         inflow = inflow.gather(-1, coordinates.unsqueeze(-1)).squeeze(-1)
         visited.matching = flows.flow_matching(
             inflow, backward_mask, logits[..., 1:, :], mask[..., 1:, :]
@@ -248,8 +253,10 @@ def grid_loss(
         return inner[0] + last[0], inner[1] + last[1]
     log_flow = v.log_flow
     if name.startswith("fl-"):
+        assert v.log_reward is not None
         log_flow = flows.forward_looking(log_flow, v.log_reward)
     if name.startswith("modified-"):
+        assert v.log_reward is not None
         log_flow = flows.modified_log_flows(v.log_reward, v.log_p_stop)
     log_flow = flows.with_reward(log_flow, v.log_reward_last, traj.length)
     if name.endswith("stb"):
@@ -331,8 +338,12 @@ def train_grid(cfg: Config) -> None:
             visited = visit_table(out, env, dag, traj, fm=name == "fm")
             objects = traj.last
         else:
-            traj = sample(env, lambda s: net(env.encode(s))[..., : env.n_actions], u)
-            visited = visit_states(net, env, traj, fm=name == "fm")
+            traj = sample(
+                env,
+                lambda s: net.from_active_inputs(env.active_inputs(s))[..., : env.n_actions],
+                u,
+            )
+            visited = visit_states(net, env, traj, name)
             objects = env.index(traj.last)
         surrogate, logged = grid_loss(name, visited, traj, env.stop, log_Z, spec.lam, loss, clip)
         optimizer.zero_grad()

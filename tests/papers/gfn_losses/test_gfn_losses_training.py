@@ -80,7 +80,7 @@ def test_table_and_network_paths_agree(name: str) -> None:
     ENV.encode = lambda s: encode(s).double()  # type: ignore[method-assign]
     try:
         table = module.visit_table(net(ENV.encode(coordinates)), ENV, dag, traj, fm=name == "fm")
-        visited = module.visit_states(net, ENV, by_states, fm=name == "fm")
+        visited = module.visit_states(net, ENV, by_states, name)
     finally:
         ENV.encode = encode  # type: ignore[method-assign]
     for loss in LOSSES.values():

@@ -1,0 +1,212 @@
+"""The house's rules: who imports whom, what a folder holds, what no file contains."""
+
+import ast
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tools import manifest
+
+ROOT = Path(__file__).parents[2]
+REQUIRED = (
+    *("__init__.py", "README.md", "paper.toml", "method.py", "baselines.py"),
+    *("task.py", "train.py", "eval.py", "claims.py"),
+)
+CODE = ("papers", "common", "tools")
+TEXT = {".py", ".in", ".md", ".toml", ".txt", ".yml", ".json", ""}
+SLUGS = manifest.slugs()
+
+
+def sources(*folders):
+    """Python files, templates included."""
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*")):
+            if path.name.endswith((".py", ".py.in")):
+                yield path
+
+
+def texts():
+    """Every text file of the repository that a person wrote or a tool committed."""
+    top = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
+    inner = [ROOT / ".ci" / "run", *(ROOT / ".github").rglob("*")]
+    for folder in (*CODE, "tests"):
+        inner += (ROOT / folder).rglob("*")
+    for path in sorted(top + inner):
+        if path.is_file() and path.suffix in TEXT and "__pycache__" not in path.parts:
+            yield path
+
+
+# -- who imports whom -------------------------------------------------------------------------
+
+
+def lint_imports(root):
+    command = [sys.executable, "-c", "import sys; from importlinter import cli; "]
+    command[-1] += "sys.exit(cli.lint_imports(no_cache=True))"
+    return subprocess.run(command, cwd=root, capture_output=True, text=True)
+
+
+def test_the_four_rules_hold():
+    done = lint_imports(ROOT)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 kept, 0 broken" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("papers/one/method.py", "from papers.two import method"),
+        ("papers/two/train.py", "def f():\n    import papers.one.task"),
+        ("papers/one/task.py", "from tools import manifest"),
+        ("common/run.py", "from papers.one import method"),
+        ("common/deep/inner.py", "import tools.manifest"),
+        ("tools/manifest.py", "import papers.one.method"),
+    ],
+)
+def test_a_broken_rule_is_noticed(tmp_path, file, line):
+    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
+    for name in ("papers/one/method", "papers/one/task", "papers/two/method", "papers/two/train"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.py").write_text("")
+    for name in ("common/run", "common/deep/inner", "tools/manifest"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / f"{name}.py").write_text("")
+    for folder in ("papers", "papers/one", "papers/two", "common", "common/deep", "tools"):
+        (tmp_path / folder / "__init__.py").write_text("")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (tmp_path / file).write_text(line + "\n")
+    done = lint_imports(tmp_path)
+    assert done.returncode == 1 and "1 broken" in done.stdout, done.stdout + done.stderr
+
+
+# -- what a folder holds ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_a_folder_is_complete(slug):
+    folder = ROOT / "papers" / slug
+    assert [name for name in REQUIRED if not (folder / name).is_file()] == []
+    assert list((ROOT / "tests" / "papers" / slug).glob("test_*.py")), "it has no tests"
+    readme = (folder / "README.md").read_text()
+    for mark in ("<!-- results:begin -->", "<!-- results:end -->"):
+        assert readme.count(mark) == 1
+    assert f"make reproduce PAPER={slug}" in readme
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_a_manifest_makes_sense(slug):
+    paper = manifest.load(slug)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert paper.slug == slug
+    assert paper.extra in {"base", *extras["optional-dependencies"]}
+    assert {"smoke", "default"} <= set(paper.scales)
+    assert paper.scales["smoke"]["minutes"] <= 0.5 and paper.scales["default"]["minutes"] <= 30
+    for name in paper.scales:
+        for job in paper.scale(name).jobs:
+            assert (ROOT / "papers" / slug / f"{job.module}.py").is_file()
+
+
+def test_every_folder_has_a_manifest():
+    folders = [path for path in (ROOT / "papers").iterdir() if any(path.glob("*.py"))]
+    assert sorted(path.name for path in folders) == SLUGS
+
+
+def test_planned_papers():
+    planned = tomllib.loads((ROOT / "tools" / "planned.toml").read_text())["paper"]
+    slugs = [paper["slug"] for paper in planned]
+    assert len(slugs) == len(set(slugs))
+    assert set(SLUGS) <= set(slugs)
+    assert all(paper["title"] and set(paper) == {"slug", "title"} for paper in planned)
+
+
+# -- what no file contains --------------------------------------------------------------------
+
+EXECUTING = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}
+
+
+def dotted(node):
+    """``a.b.c`` as text, or what is known of it."""
+    if isinstance(node, ast.Attribute):
+        return f"{dotted(node.value)}.{node.attr}"
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def executes_code(tree):
+    """Calls and imports by which loading a file may execute code."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [node.module or ""]
+        else:
+            names = []
+        yield from ((node.lineno, n) for n in names if n.split(".")[0] in EXECUTING)
+        if not isinstance(node, ast.Call):
+            continue
+        name = dotted(node.func)
+        given = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)}
+        wrong = (
+            name in ("eval", "exec", "torch.save", "yaml.load", "yaml.unsafe_load")
+            or (name == "torch.load" and given.get("weights_only") is not True)
+            or (name in ("np.load", "numpy.load") and given.get("allow_pickle") is not False)
+            or given.get("allow_pickle") is True
+            or given.get("trust_remote_code") is True
+        )
+        if wrong:
+            yield node.lineno, name
+
+
+@pytest.mark.parametrize(
+    ("line", "found"),
+    [
+        ("import pickle", True),
+        ("from cloudpickle import dumps", True),
+        ("x = torch.load(f)", True),
+        ("x = torch.load(f, weights_only=False)", True),
+        ("x = torch.load(f, weights_only=True)", False),
+        ("x = np.load(f)", True),
+        ("x = np.load(f, allow_pickle=True)", True),
+        ("x = np.load(f, allow_pickle=False)", False),
+        ("eval(text)", True),
+        ("model.eval()", False),
+        ("def evaluate(): pass", False),
+    ],
+)
+def test_the_search_for_executing_loads(line, found):
+    assert bool(list(executes_code(ast.parse(line)))) is found
+
+
+def test_loading_a_file_never_executes_code():
+    found = []
+    for path in sources(*CODE):
+        tree = ast.parse(path.read_text().replace("SLUG", "slug"))
+        found += [f"{path.relative_to(ROOT)}:{line} {what}" for line, what in executes_code(tree)]
+    assert found == []
+
+
+def matches(pattern, paths):
+    found = []
+    for path in paths:
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if pattern.search(line):
+                found.append(f"{path.relative_to(ROOT)}:{number} {line.strip()[:100]}")
+    return found
+
+
+def test_nothing_is_left_unfinished():
+    words = ("NotImplemented" + "Error", "TO" + "DO", "FIX" + "ME", "XX" + "X")
+    pattern = re.compile(r"\b(" + "|".join(words) + r")\b")
+    assert matches(pattern, sources(*CODE, "tests")) == []
+
+
+def test_nothing_depends_on_one_machine():
+    """No absolute path of somebody's machine, no folder beside the repository."""
+    absolute = r"(^|[\s\"'`(=:,])/(work|root|home|opt|tmp|mnt|Users)/\w"
+    beside = re.escape("../" + "sha" + "red")
+    pattern = re.compile(f"{absolute}|{beside}")
+    assert matches(pattern, texts()) == []

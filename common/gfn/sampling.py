@@ -143,7 +143,7 @@ def sample(
         if t and not fixed_length:
             if not bool(alive.any()):
                 break
-            n_alive = int(alive.sum(-1).max()) if alive.shape[1] > 32 else alive.shape[1]
+            n_alive = int(alive.sum(-1).max()) if alive.numel() > 32 else alive.shape[1]
             if n_alive <= alive.shape[1] // 2:  # drop the finished ones
                 order = (~alive).long().argsort(dim=-1, stable=True)[:, :n_alive]
                 rows = order if rows is None else rows.gather(1, order)

@@ -2,7 +2,8 @@
 
     python -m papers.gfn_losses.bench [--json FILE]
 
-The same HyperGrid (D=4, H=8), the same network (MLP 2x256, LeakyReLU, torso shared by P_F and a learned
+Batch 16 and 256 with one seed, and batch 16 with ten seeds stacked, which is how this project trains (the
+peer trains one seed after the other). The same HyperGrid (D=4, H=8), the same network (MLP 2x256, LeakyReLU, torso shared by P_F and a learned
 P_B), Adam, on-policy; repeats of both sides are interleaved and medians compared.
 """
 
@@ -35,21 +36,22 @@ class BenchConfig:
     """What to measure."""
 
     json: Path | None = None  # write the numbers here as well
-    batches: tuple[int, ...] = (16, 256)  # trajectories per step
+    batches: tuple[int, ...] = (16, 256, 16)  # trajectories per step and seed
+    seeds: tuple[int, ...] = (1, 1, 10)  # seeds that our side stacks, for each batch
     repeats: int = 7  # interleaved repeats of each side
     steps: int = 6  # training steps per repeat
 
 
-def our_step(batch: int) -> Callable[[], None]:
-    """One training step of this project's code."""
+def our_step(batch: int, n_seeds: int) -> Callable[[], None]:
+    """One training step of this project's code, all seeds at once."""
     env = HyperGrid(NDIM, HEIGHT, REWARD)
     n_out = env.n_actions + env.n_backward + 1
-    net = StackedMLP(seed_generators((0,), 0), (env.input_dim, HIDDEN, HIDDEN, n_out))
-    log_Z = nn.Parameter(torch.zeros(1))
+    net = StackedMLP(seed_generators(range(n_seeds), 0), (env.input_dim, HIDDEN, HIDDEN, n_out))
+    log_Z = nn.Parameter(torch.zeros(n_seeds))
     groups = [{"params": list(net.parameters())}, {"params": [log_Z], "lr": 0.1}]
     optimizer = adam(groups)
     parameters = [*net.parameters(), log_Z]
-    generators = seed_generators((0,), 1)
+    generators = seed_generators(range(n_seeds), 1)
 
     def policy(states: Tensor) -> Tensor:
         return net.from_active_inputs(env.active_inputs(states))[..., : env.n_actions]
@@ -103,8 +105,8 @@ def bench(cfg: BenchConfig) -> None:
     """Prints trajectories per second of both sides and their ratio."""
     setup("cpu", 0)
     result = {}
-    for batch in cfg.batches:
-        sides = {"ours": our_step(batch), "torchgfn": peer_step(batch)}
+    for batch, n_seeds in zip(cfg.batches, cfg.seeds, strict=True):
+        sides = {"ours": our_step(batch, n_seeds), "torchgfn": peer_step(batch)}
         for step in sides.values():  # warm up
             step()
             step()
@@ -115,11 +117,12 @@ def bench(cfg: BenchConfig) -> None:
                 for _ in range(cfg.steps):
                     step()
                 seconds[name].append((time.perf_counter() - start) / cfg.steps)
-        rate = {name: batch / median(s) for name, s in seconds.items()}
+        rate = {"ours": n_seeds * batch / median(seconds["ours"])}
+        rate["torchgfn"] = batch / median(seconds["torchgfn"])
         ratio = rate["ours"] / rate["torchgfn"]
-        result[f"batch {batch}"] = {**rate, "ratio": ratio}
+        result[f"batch {batch}, seeds {n_seeds}"] = {**rate, "ratio": ratio}
         print(
-            f"TB step, HyperGrid D={NDIM} H={HEIGHT}, batch {batch}: ours {rate['ours']:.0f}, "
+            f"TB step, HyperGrid D={NDIM} H={HEIGHT}, batch {batch}, {n_seeds} seed(s): ours {rate['ours']:.0f}, "
             f"torchgfn {rate['torchgfn']:.0f} trajectories/s, ratio {ratio:.1f}",
             flush=True,
         )

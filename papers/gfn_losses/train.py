@@ -74,7 +74,7 @@ class Config:
     ndim: int | None = None  # grid: D (default: the task's)
     height: int | None = None  # grid: H (default: the task's)
     reward: str | None = None  # grid: reward setting (default: the task's)
-    table_limit: int = 10_000  # grid: up to this many states, one forward pass over all per step
+    table_limit: int = 1024  # grid: up to this many states, one forward pass over all per step
     n_bits: int = 40  # bits: n [paper: 120]
     word_bits: int = 4  # bits: k [paper: 8]
     n_modes: int = 20  # bits: |M| [paper: 60]

@@ -101,7 +101,8 @@ class ChunkPolicy:
             self.gap_sum += (norm * active).sum(1)
             self.gap_count += active.sum(1)
         self.previous = chunk
-        return chunk.cpu().numpy()
+        # a network that diverged (an ablation may) fails its episodes, not the evaluation
+        return np.nan_to_num(chunk.cpu().numpy(), nan=0.0, posinf=1e3, neginf=-1e3)
 
     @property
     def gap(self) -> NDArray:

@@ -4,6 +4,13 @@ B, "metaworld": one policy for five tasks told apart by a one-hot; 20 demonstrat
 scripted expert made multimodal (two gains, action noise), other demonstrations for every training
 seed. C, "pointcloud": one task seen by a ray-cast depth camera. "dp3-metaworld": 49 tasks from
 point clouds. "dp3-adroit", "dp3-adroit-hammer", "dp3-adroit-pen": Minari's expert data.
+
+What it costs (one core, CPU time): B's demonstrations 6 s per training seed, once; one evaluation
+at one NFE of 3 networks x 100 episodes at most 17 s when every episode runs into the 200 steps
+(3.5 s per network when two thirds succeed), of which 2.5 s resets, and the policy's own time on top
+(50 calls at most). Memory: .5 GB for 300 episodes side by side. C: demonstrations 10 s, once; a
+training step at batch 64 costs 48 ms for flow matching, 40 of them in the encoder, so it is
+meant to be run with `--steps 1500 --batch 64`; an evaluation of 20 episodes takes 4–9 s.
 """
 
 from __future__ import annotations

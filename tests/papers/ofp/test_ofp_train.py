@@ -1,6 +1,7 @@
 """Training with stacked seeds, resuming, baselines, evaluation and claims."""
 
 import dataclasses
+import json
 import math
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from common.errors import UserError
 from common.run import Run
 from papers.ofp import baselines, claims, networks, train
-from papers.ofp.eval import ChunkPolicy, EvalConfig, evaluate, sampler_of
+from papers.ofp.eval import ChunkPolicy, EvalConfig, evaluate, sampler_of, variants
 from papers.ofp.method import OFPConfig
 from papers.ofp.point_mass import PointMass
 from papers.ofp.train import Config
@@ -354,7 +355,6 @@ def test_every_method_trains_and_is_evaluated(tmp_path, method):
     cfg = config(tmp_path, method=method, steps=4, seed=(0, 1), nfe=(1, 2, 10))
     train.train(cfg)
     evaluate(EvalConfig(run=cfg.out))
-    import json
 
     rows = json.loads((cfg.out / "eval.json").read_text())["rows"]
     assert {row["seed"] for row in rows} == {0, 1} and {row["method"] for row in rows} == {method}
@@ -440,3 +440,37 @@ def test_tables_and_figures_of_a_world():
     for table in claims.tables(rows):
         assert all(len(row) == len(table.columns) for row in table.rows)
     assert set(claims.figures(rows, [])) == {"curves"}
+
+
+def test_latency_run_becomes_rows(tmp_path, monkeypatch):
+    from papers.ofp import bench
+
+    monkeypatch.setattr(bench, "ROUNDS", 1)
+    monkeypatch.setattr(bench, "REPEATS", 1)
+    bench.main(bench.Config(out=tmp_path / "latency"))
+    evaluate(EvalConfig(run=tmp_path / "latency"))
+    rows = pd.DataFrame(json.loads((tmp_path / "latency" / "eval.json").read_text())["rows"])
+    assert len(rows) == 16 and (rows.value > 0).all()
+    for task in ("point-mass", "metaworld"):
+        assert len(claims.pick(rows, "fm", 100, "latency_ms", task)) == 1
+
+
+def test_what_is_evaluated_where():
+    assert variants("ofp", (), simulated=False) == [
+        *((n, 0.0) for n in (1, 2, 4)),
+        *((n, 0.15) for n in (1, 2, 4)),
+    ]
+    assert variants("ofp", (), simulated=True) == [(1, 0.0), (1, 0.15), (2, 0.15), (4, 0.15)]
+    assert variants("fm", (), simulated=True) == [(1, 0.0), (10, 0.0), (100, 0.0)]
+    assert variants("fm", (1, 10), simulated=True) == [(1, 0.0), (10, 0.0)]
+
+
+def test_a_diverged_network_fails_its_episodes():
+    class Broken(Fixed):
+        def forward(self, z, t, r, c, null):
+            return torch.full_like(z, float("nan"))
+
+    task = PointMass((0,))
+    policy = ChunkPolicy(Broken(), task, sampler_of("ofp"), nfe=1, t_w=0.0, device="cpu")
+    assert not task.rollout(policy, range(3))["success"].any()
+    assert task.start_chunks(policy, seed=0, n=10)[0]["on_mode"] == 0

@@ -3,8 +3,8 @@ the table sampler and the flow-matching objective.
 
 Convention (family of six papers): an *edge is an action*. A state is a row, an action a column;
 ``children[s, a]`` is the state that action ``a`` leads to (-1: not allowed, and for the stop action
-always -1, because the terminal copy of ``s`` has no row). Backward action ``b`` of state ``s`` leads to
-``parents[s, b]`` and is undone by forward action ``parent_actions[s, b]``.
+always -1, because the terminal copy of ``s`` has no row). Backward action ``b`` of state ``s``
+leads to ``parents[s, b]`` and is undone by forward action ``parent_actions[s, b]``.
 """
 
 from __future__ import annotations

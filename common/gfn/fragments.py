@@ -1,12 +1,14 @@
 """Fragment-tree molecules (the sEH task of the first GFlowNet release), batched over trajectories.
 
-A molecule is a tree of at most K fragments. State: integers [..., K, 3], per slot (fragment, slot of the
-fragment it hangs on, stem number used there); empty slots hold (n_fragments, -1, -1), the root (b, -1, -1).
-A fragment b brings stems, the atoms ``block_r[b]``; a new fragment attaches by its stem 0. Only the root
-keeps its own stem 0 open. Action = (slot * R + stem) * n_fragments + new fragment; the last action stops.
-A full molecule, or one without open stems, ends by itself (its forward mask is all False).
+A molecule is a tree of at most K fragments. State: integers [..., K, 3], per slot (fragment, slot
+of the fragment it hangs on, stem number used there); empty slots hold (n_fragments, -1, -1), the
+root (b, -1, -1). A fragment b brings stems, the atoms ``block_r[b]``; a new fragment attaches by
+its stem 0. Only the root keeps its own stem 0 open. Action = (slot * R + stem) * n_fragments + new
+fragment; the last action stops. A full molecule, or one without open stems, ends by itself (its
+forward mask is all False).
 
-The reward needs two files that this project does not ship; see ``load_fragments`` and ``load_proxy``.
+The reward needs two files that this project does not ship; see ``load_fragments`` and
+``load_proxy``.
 """
 
 from __future__ import annotations
@@ -44,8 +46,8 @@ def data_file(name: str) -> Path:
     path = Path(root) / "seh" / name
     if not path.is_file():
         hint = (
-            " (the release has it as pretrained_proxy/best_params.pkl.gz, a list of 22 arrays: save "
-            "them in that order with numpy.savez as p00 ... p21)"
+            " (the release has it as pretrained_proxy/best_params.pkl.gz, a list of 22 arrays: "
+            "save them in that order with numpy.savez as p00 ... p21)"
             if name.endswith(".npz")
             else ""
         )
@@ -97,7 +99,10 @@ def load_fragments(path: Path) -> Fragments:
 
 
 class FragmentEnv:
-    """The MDP; see the module's docstring. P_B uniform over the fragments that could be the last."""
+    """The MDP; see the module's docstring.
+
+    P_B uniform over the fragments that could be the last.
+    """
 
     ends_by_itself = True  # when full or without open stems
 
@@ -277,8 +282,8 @@ def atom_graph(mol: Any) -> tuple[Tensor, Tensor, Tensor]:
 class SEHProxy(nn.Module):
     """The release's atom-graph MPNN (12 rounds, width 64, Set2Set), in plain PyTorch.
 
-    The stored root weight of the convolution enters as ``x @ W.T``, as the authors' code (and most that
-    followed) maps it; the file's order suggests that it was trained as ``x @ W``.
+    The stored root weight of the convolution enters as ``x @ W.T``, as the authors' code (and most
+    that followed) maps it; the file's order suggests that it was trained as ``x @ W``.
     """
 
     def __init__(self, width: int = 64, n_rounds: int = 12) -> None:

@@ -1,8 +1,9 @@
 """HyperGrid, batched: states are integer tensors [..., D], no loop over trajectories.
 
 R(x) = R0 + R1 prod_d 1[|u_d| > 1/4] + R2 prod_d 1[3/10 < |u_d| < 4/10], u_d = x_d/(H-1) - 1/2,
-all inequalities strict. Membership is decided in integers (|2x-(H-1)| against multiples of H-1), because
-floating point puts one of the two symmetric border cells of H=16 into the band and not the other.
+all inequalities strict. Membership is decided in integers (|2x-(H-1)| against multiples of H-1),
+because floating point puts one of the two symmetric border cells of H=16 into the band and not the
+other.
 """
 
 from __future__ import annotations
@@ -39,8 +40,9 @@ class HyperGrid:
     """{0..H-1}^D; actions 0..D-1 add one to a coordinate, action D stops.
 
     Args:
-        forced_stop: variant of early public code: a state with a coordinate at H-1 can only stop. Then
-            states with two such coordinates do not exist, and one with a single one has one parent.
+        forced_stop: variant of early public code: a state with a coordinate at H-1 can only stop.
+            Then states with two such coordinates do not exist, and one with a single one has one
+            parent.
     """
 
     def __init__(

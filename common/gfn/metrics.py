@@ -31,7 +31,10 @@ def l1_mean_empirical(samples: Tensor, target: Tensor, n_objects: int | None = N
 
 
 def mark_regions(found: Tensor, regions: Tensor) -> Tensor:
-    """Marks the regions that samples fell into. found [..., n] bool, regions [..., K] (-1: none)."""
+    """Marks the regions that samples fell into.
+
+    found [..., n] bool, regions [..., K] (-1: none).
+    """
     hit = torch.zeros(*found.shape[:-1], found.shape[-1] + 1, dtype=torch.bool, device=found.device)
     hit.scatter_(-1, regions + 1, True)
     return found | hit[..., 1:]
@@ -43,7 +46,10 @@ def mark_modes(found: Tensor, distances: Tensor, delta: float) -> Tensor:
 
 
 def backward_log_probability(log_pf: Tensor, log_pb: Tensor) -> Tensor:
-    """log (1/N) sum_i P_F(tau_i)/P_B(tau_i|x), tau_i ~ P_B(.|x). [N, ...] sums over tau -> [...]."""
+    """log (1/N) sum_i P_F(tau_i)/P_B(tau_i|x), tau_i ~ P_B(.|x).
+
+    Both arguments are sums over the actions of tau. [N, ...] -> [...].
+    """
     return torch.logsumexp(log_pf - log_pb, 0) - math.log(log_pf.shape[0])
 
 

@@ -1,7 +1,7 @@
 """Networks of all seeds stacked on a leading axis, so that one batched matmul serves them all.
 
-Every seed's parameters come from its own generator (PyTorch's default initialisation), so a stack of seeds
-(3, 5) holds exactly the networks that the stacks (3,) and (5,) hold.
+Every seed's parameters come from its own generator (PyTorch's default initialisation), so a stack
+of seeds (3, 5) holds exactly the networks that the stacks (3,) and (5,) hold.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class StackedMLP(nn.Module):
     def from_active_inputs(self, index: Tensor) -> Tensor:
         """The same on inputs of zeros and ones, given by the positions of the ones. [S, ..., k]."""
         first = self.layers[0]
+        assert isinstance(first, StackedLinear)
         n_seeds, n_in, width = first.weight.shape
         flat = index.flatten(1, -2)
         if n_seeds > 1:
@@ -70,8 +71,8 @@ class StackedMLP(nn.Module):
         return x.unflatten(1, index.shape[1:-1])
 
     def _after_first(self, x: Tensor) -> Tensor:
-        for layer in list(self.layers)[1:]:
-            x = layer(nn.functional.leaky_relu(x, inplace=True))
+        for i in range(1, len(self.layers)):
+            x = self.layers[i](nn.functional.leaky_relu(x, inplace=True))
         return x
 
 
@@ -142,8 +143,8 @@ class StackedTransformer(nn.Module):
 def clip_grad_norm_per_seed(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
     """Clips the gradient norm of every seed by itself; returns the norms before clipping. [S].
 
-    The squares are summed relative to the largest entry, so that huge gradients (exponential losses) give
-    a finite norm and keep their direction instead of being scaled to zero.
+    The squares are summed relative to the largest entry, so that huge gradients (exponential
+    losses) give a finite norm and keep their direction instead of being scaled to zero.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     with torch.no_grad():

@@ -1,11 +1,12 @@
 """Standard GFlowNet objectives as pairs (log forward flow, log backward flow) per training object.
 
-Every function returns ``(log_p_F, log_p_B)`` of its objects, with gradient. What a paper does with the
-pair is its own affair: the usual residual is ``log_p_F - log_p_B`` (here ``residual``), squared and
-averaged; other papers put the opposite sign into an asymmetric loss.
+Every function returns ``(log_p_F, log_p_B)`` of its objects, with gradient. What a paper does with
+the pair is its own affair: the usual residual is ``log_p_F - log_p_B`` (here ``residual``),
+squared and averaged; other papers put the opposite sign into an asymmetric loss.
 
-Shapes: [..., T] per action, [..., T+1] per state; ``mask`` [..., T] marks the actions taken. Entry T_i of
-``log_flows`` (the state after the last action) must hold log R of the object: see ``with_reward``.
+Shapes: [..., T] per action, [..., T+1] per state; ``mask`` [..., T] marks the actions taken. Entry
+T_i of ``log_flows`` (the state after the last action) must hold log R of the object: see
+``with_reward``.
 """
 
 from __future__ import annotations
@@ -61,8 +62,8 @@ def detailed_balance(log_flows: Tensor, log_pf: Tensor, log_pb: Tensor) -> Pair:
 def subtrajectory_balance(log_flows: Tensor, log_pf: Tensor, log_pb: Tensor, mask: Tensor) -> Pair:
     """SubTB: F(s_i) prod P_F against F(s_j) prod P_B for all i < j. [..., T+1, T+1] pairs.
 
-    Entry [i, j] is meaningful where ``subtrajectory_weights`` is positive. With cumulative sums C_F and
-    C_B the pair is (F_i - C_F,i + C_F,j, F_j + C_B,j - C_B,i).
+    Entry [i, j] is meaningful where ``subtrajectory_weights`` is positive. With cumulative sums
+    C_F and C_B the pair is (F_i - C_F,i + C_F,j, F_j + C_B,j - C_B,i).
     """
     zero = torch.zeros_like(log_pf[..., :1])
     cum_f = torch.cat([zero, (log_pf * mask).cumsum(-1)], -1)
@@ -73,7 +74,10 @@ def subtrajectory_balance(log_flows: Tensor, log_pf: Tensor, log_pb: Tensor, mas
 
 
 def subtrajectory_weights(length: Tensor, n_steps: int, lam: float) -> Tensor:
-    """lambda^(j-i) / sum lambda^(j-i) over 0 <= i < j <= length, per trajectory. [..., T+1, T+1]."""
+    """lambda^(j-i) / sum lambda^(j-i) over 0 <= i < j <= length, per trajectory.
+
+    [..., T+1, T+1].
+    """
     steps = torch.arange(n_steps + 1, device=length.device)
     gap = steps.unsqueeze(0) - steps.unsqueeze(1)  # [i, j] -> j - i
     valid = (gap > 0) & (steps <= length.unsqueeze(-1)).unsqueeze(-2)

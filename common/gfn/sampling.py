@@ -1,7 +1,7 @@
 """Batched sampling of trajectories: from a table of policies, from a network, and backwards.
 
-Shapes: leading axes are free (usually [seeds, batch]); time is the last axis of actions and masks and
-the last but state axes of states. Padding after the end: action 0, mask False, state repeated.
+Shapes: leading axes are free (usually [seeds, batch]); time is the last axis of actions and masks
+and the last but state axes of states. Padding after the end: action 0, mask False, state repeated.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def sample(
             uniform = mask / mask.sum(-1, keepdim=True).clamp(min=1)
             probabilities = (1 - epsilon) * probabilities + epsilon * uniform
         action = choose_by_inverse_cdf(probabilities, drawn)
-        if fixed_length:
+        if env.stop is None:
             state = env.step(state, action)
             taken, after = alive, alive
         else:
@@ -196,7 +196,8 @@ def _take(x: Tensor, rows: Tensor) -> Tensor:
 def sample_backward(env: Env, objects: Tensor, u: Tensor) -> Trajectories:
     """Trajectories that end in given objects, drawn from the uniform backward policy.
 
-    For environments without a stop action in which all complete objects have the same number of steps.
+    For environments without a stop action in which all complete objects have the same number of
+    steps.
 
     Args:
         objects: [..., *state] with any leading axes.

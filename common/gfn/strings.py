@@ -1,12 +1,13 @@
 """Strings of fixed length L over V letters, batched, under three MDPs; and bit sequences.
 
-A state is an integer tensor [..., L] in which V marks an empty place. Only complete strings are objects,
-there is no stop action.
+A state is an integer tensor [..., L] in which V marks an empty place. Only complete strings are
+objects, there is no stop action.
 
 - ``append``: letters are added on the right; a tree. V actions, one backward action.
-- ``prepend_append``: action a < V appends letter a, action V + a prepends it; letters fill the places
-  0..t-1 in order. Backward action 0 removes the last letter, 1 the first. The two edges that lead from
-  the empty string to the same one-letter string (and their like) are kept as parallel edges.
+- ``prepend_append``: action a < V appends letter a, action V + a prepends it; letters fill the
+  places 0..t-1 in order. Backward action 0 removes the last letter, 1 the first. The two edges
+  that lead from the empty string to the same one-letter string (and their like) are kept as
+  parallel edges.
 - ``slots``: L empty slots; action = slot * V + letter; backward action = slot. Uniform P_B = 1/t.
 """
 
@@ -133,7 +134,10 @@ class StringEnv:
         return (states * radix).sum(-1)
 
     def dag(self) -> EnumeratedDAG:
-        """All (V+1)^L rows as tables; rows that no path reaches have no edges. For small L and V."""
+        """All (V+1)^L rows as tables; rows that no path reaches have no edges.
+
+        For small L and V.
+        """
         base = self.n_letters + 1
         n = base**self.length
         radix = base ** torch.arange(self.length - 1, -1, -1, device=self.device)
@@ -228,7 +232,7 @@ class BitSequences:
         return found.reshape(*words.shape[:-1], -1)
 
     def log_reward(self, words: Tensor) -> Tensor:
-        """log R = -beta min_m d; on partial strings: of the filled words (forward-looking). [...]."""
+        """log R = -beta min_m d, counted on the filled words (forward-looking). [..., L] -> [...]."""
         return -self.beta * self.distances(words).min(-1).values
 
     def env(self, mode: Mode = "slots") -> StringEnv:

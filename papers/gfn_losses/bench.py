@@ -2,9 +2,10 @@
 
     python -m papers.gfn_losses.bench [--json FILE]
 
-Batch 16 and 256 with one seed, and batch 16 with ten seeds stacked, which is how this project trains (the
-peer trains one seed after the other). The same HyperGrid (D=4, H=8), the same network (MLP 2x256, LeakyReLU, torso shared by P_F and a learned
-P_B), Adam, on-policy; repeats of both sides are interleaved and medians compared.
+Batch 16 and 256 with one seed, and batch 16 with ten seeds stacked, which is how this project
+trains (the peer trains one seed after the other). The same HyperGrid (D=4, H=8), the same network
+(MLP 2x256, LeakyReLU, torso shared by P_F and a learned P_B), Adam, on-policy; repeats of both
+sides are interleaved and medians compared.
 """
 
 from __future__ import annotations
@@ -122,8 +123,9 @@ def bench(cfg: BenchConfig) -> None:
         ratio = rate["ours"] / rate["torchgfn"]
         result[f"batch {batch}, seeds {n_seeds}"] = {**rate, "ratio": ratio}
         print(
-            f"TB step, HyperGrid D={NDIM} H={HEIGHT}, batch {batch}, {n_seeds} seed(s): ours {rate['ours']:.0f}, "
-            f"torchgfn {rate['torchgfn']:.0f} trajectories/s, ratio {ratio:.1f}",
+            f"TB step, HyperGrid D={NDIM} H={HEIGHT}, batch {batch}, {n_seeds} seed(s): "
+            f"ours {rate['ours']:.0f}, torchgfn {rate['torchgfn']:.0f} trajectories/s, "
+            f"ratio {ratio:.1f}",
             flush=True,
         )
     if cfg.json:

@@ -189,8 +189,8 @@ CLAIMS = [
     ),
     Claim(
         "gl3",
-        "All losses reach the same final error: L1 at the end at most max(1.5 × best, best + 0.1) on "
-        "an easy grid (D=3, H=8, R0=0.1)",
+        "All losses reach the same final error: L1 at the end at most max(1.5 × best, best + 0.1) "
+        "on an easy grid (D=3, H=8, R0=0.1)",
         "Figure 2",
         "about equal",
         SCALES,
@@ -206,7 +206,8 @@ CLAIMS = [
     ),
     Claim(
         "gl5",
-        "Bit sequences: the zero-forcing losses rank the test set at least as well as the Linex losses",
+        "Bit sequences: the zero-forcing losses rank the test set at least as well as the Linex "
+        "losses",
         "Table 4",
         "TB 0.810 against 0.744; DB 0.806 against 0.752",
         SCALES,

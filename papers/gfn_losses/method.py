@@ -4,10 +4,10 @@ One objective covers FM, DB, TB, SubTB and their variants (Section 3):
 
     L = sum_o mu(o) g(t(o)),    t(o) = log p_B(o) - log p_F(o)
 
-with training objects o (states, edges, pieces of trajectories, trajectories), their forward and backward
-flows p_F, p_B (``common.gfn.objectives`` computes the pairs), and a convex g with g(0) = g'(0) = 0.
-**Sign**: t > 0 means that the model's forward flow is too small. Most public code uses -t, which turns
-Linex(1) into Linex(-1).
+with training objects o (states, edges, pieces of trajectories, trajectories), their forward and
+backward flows p_F, p_B (``common.gfn.objectives`` computes the pairs), and a convex g with g(0) =
+g'(0) = 0. **Sign**: t > 0 means that the model's forward flow is too small. Most public code uses
+-t, which turns Linex(1) into Linex(-1).
 """
 
 from __future__ import annotations
@@ -56,8 +56,8 @@ QUADRATIC = RegressionLoss(
 def linex(alpha: float, name: str | None = None) -> RegressionLoss:
     """Linex(alpha): g(t) = (e^{alpha t} - alpha t - 1)/alpha^2. Section 4.3.
 
-    alpha -> 0: Quadratic; 1: forward KL; 1/2: the alpha = 1/2 divergence; -1: reverse chi^2; 2: forward
-    chi^2. g''(0) = 1 for all of them.
+    alpha -> 0: Quadratic; 1: forward KL; 1/2: the alpha = 1/2 divergence; -1: reverse chi^2; 2:
+    forward chi^2. g''(0) = 1 for all of them.
     """
     if alpha == 0:
         return QUADRATIC
@@ -135,8 +135,8 @@ def objective(
 
     Args:
         pair: (log p_F, log p_B), [S, ...], one entry per object.
-        weights: [S, ...], zero on padding, summing to one per seed (the mean over objects; for SubTB the
-            lambda-weighted mean).
+        weights: [S, ...], zero on padding, summing to one per seed (the mean over objects; for
+            SubTB the lambda-weighted mean).
     Returns:
         Surrogate for the gradient [S] and the loss for the log [S].
     """
@@ -153,11 +153,14 @@ def mean_weights(mask: Tensor) -> Tensor:
     return mask / count.view(-1, *([1] * (mask.dim() - 1)))
 
 
-# -- Theorem 1: the gradient equivalence --------------------------------------------------------------
+# -- Theorem 1: the gradient equivalence ----------------------------------------------------------
 
 
 def divergence(log_p: Tensor, log_q: Tensor, f: Function) -> Tensor:
-    """D_f(p || q) = sum q f(p/q) on unnormalised measures given by their logarithms. Section 4.1."""
+    """D_f(p || q) = sum q f(p/q) on unnormalised measures given by their logarithms.
+
+    Section 4.1.
+    """
     return (log_q.exp() * f((log_p - log_q).exp())).sum()
 
 
@@ -203,8 +206,8 @@ def theorem_errors(
     """Relative gradient errors of the four parts of Theorem 1 on an enumerated set of objects.
 
     Args:
-        log_forward, log_backward: log p_F and log p_B of all objects of all cuts, each object counted
-            sum_{C containing o} w(C) = 1 times.
+        log_forward, log_backward: log p_F and log p_B of all objects of all cuts, each object
+            counted sum_{C containing o} w(C) = 1 times.
         theta_forward: parameters as they enter p_F; theta_backward: as they enter p_B. A flow that
             enters both must be given as two leaf tensors.
     """
@@ -218,9 +221,8 @@ def theorem_errors(
 
     def expected_loss(on_policy: bool) -> Tensor:
         lf, lb = log_forward(), log_backward()
-        mu = (
-            (lf if on_policy else lb).detach().exp()
-        )  # no gradient through the sampling distribution
+        # a constant: no gradient through the sampling distribution
+        mu = (lf if on_policy else lb).detach().exp()
         return (mu * loss.g(log_ratio((lf, lb)))).sum()
 
     errors = {}

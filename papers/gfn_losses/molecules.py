@@ -1,7 +1,7 @@
 """The paper's molecule experiment (scale ``paper``): STB(0.99) on the sEH fragment MDP.
 
-Needs two files of the first GFlowNet release in $PAPERS_DATA/seh (see the README); the MDP, the proxy and
-its reward are in ``common.gfn.fragments``.
+Needs two files of the first GFlowNet release in $PAPERS_DATA/seh (see the README); the MDP, the
+proxy and its reward are in ``common.gfn.fragments``.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def grid_spec(task: str, ndim: int | None, height: int | None, reward: str | Non
     return replace(GRIDS[task.split("-")[0]], **{k: v for k, v in changes.items() if v is not None})
 
 
-# -- Experiment C: Theorem 1 on enumerated DAGs -------------------------------------------------------
+# -- Experiment C: Theorem 1 on enumerated DAGs ---------------------------------------------------
 
 
 def tree_errors(loss: RegressionLoss) -> dict[str, float]:
@@ -92,8 +92,10 @@ def tree_errors(loss: RegressionLoss) -> dict[str, float]:
 
 @dataclass
 class LayeredDAG:
-    """Random layered DAG: source, two layers, and terminal objects; every edge of adjacent layers that
-    the masks keep. All trajectories are enumerated; every layer of edges is a cut."""
+    """Random layered DAG: source, two layers, and terminal objects.
+
+    All trajectories can be enumerated, and every layer of edges is a cut.
+    """
 
     masks: list[Tensor]  # per layer of edges [n_l, n_{l+1}] bool
     log_reward: Tensor  # [n_last]

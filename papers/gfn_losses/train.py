@@ -118,7 +118,7 @@ def train_theory(cfg: Config) -> None:
     run.finish({"errors": errors})
 
 
-# -- HyperGrid ----------------------------------------------------------------------------------------
+# -- HyperGrid ------------------------------------------------------------------------------------
 
 
 @dataclass
@@ -382,11 +382,14 @@ def train_grid(cfg: Config) -> None:
     run.finish({**checkpoint(), **final})
 
 
-# -- Bit sequences ------------------------------------------------------------------------------------
+# -- Bit sequences --------------------------------------------------------------------------------
 
 
 class SlotPolicy(nn.Module):
-    """Logit of (slot i, word w) = position logit i + word logit (i, w); one more output is log F."""
+    """Logit of (slot i, word w) = position logit i + word logit (i, w).
+
+    One more output is log F.
+    """
 
     def __init__(self, kind: str, generators: list[torch.Generator], env: StringEnv, hidden: int):
         super().__init__()

@@ -65,7 +65,7 @@ def test_divergence_generators(name: str, u: float) -> None:
     ("alpha", "f"),
     [(-1.0, lambda u: (u - 1) ** 2 / (2 * u)), (2.0, lambda u: (u - 1) ** 2 / 2)],
 )
-def test_chi_square_members(alpha: float, f) -> None:  # noqa: ANN001
+def test_chi_square_members(alpha: float, f) -> None:
     for u in (0.1, 0.5, 2.0, 7.0):
         assert scalar(linex(alpha).f)(u) == pytest.approx(f(u), abs=1e-12)
         assert f_from_g(u, scalar(linex(alpha).slope)) == pytest.approx(f(u), abs=1e-8)

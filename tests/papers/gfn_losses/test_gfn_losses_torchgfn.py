@@ -27,7 +27,7 @@ class Rows(torch.nn.Module):
         return self.table[ENV.index(states.long().clamp(0, ENV.height - 1))]
 
 
-def peers_loss(name: str):  # noqa: ANN201
+def peers_loss(name: str):
     """torchgfn's loss that equals ours: its residual is -t."""
     from gfn.gflownet import losses
 
@@ -39,12 +39,12 @@ def peers_loss(name: str):  # noqa: ANN201
     }[name]
 
 
-def build(objective: str, loss_fn, rows: dict[str, Rows], log_z: torch.nn.Parameter):  # noqa: ANN001, ANN201
+def build(objective: str, loss_fn, rows: dict[str, Rows], log_z: torch.nn.Parameter):
     from gfn.estimators import DiscretePolicyEstimator, ScalarEstimator
     from gfn.gflownet import DBGFlowNet, FMGFlowNet, SubTBGFlowNet, TBGFlowNet
     from gfn.preprocessors import IdentityPreprocessor
 
-    def prep():  # noqa: ANN202
+    def prep():
         return IdentityPreprocessor(output_dim=2)
 
     pf = DiscretePolicyEstimator(rows["f"], n_actions=3, preprocessor=prep())
@@ -94,7 +94,7 @@ def test_same_loss_on_same_trajectories(objective: str, loss: str) -> None:
     table = torch.cat([r.table for r in rows.values()], 1).unsqueeze(0)
     visited = module.visit_table(table, ENV, ENV.dag(), traj, fm=objective == "fm")
 
-    def ours(g):  # noqa: ANN001, ANN202
+    def ours(g):
         return module.grid_loss(objective, visited, traj, ENV.stop, log_z.view(1), 0.9, g, 50.0)
 
     surrogate, logged = ours(LOSSES[loss])

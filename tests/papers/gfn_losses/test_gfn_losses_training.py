@@ -1,4 +1,7 @@
-"""The training code: exact solutions are fixed points, table and network paths agree, runs resume."""
+"""The training code.
+
+Exact solutions are fixed points, table and network paths agree, runs resume.
+"""
 
 import json
 from dataclasses import replace

@@ -232,7 +232,7 @@ class BitSequences:
         return found.reshape(*words.shape[:-1], -1)
 
     def log_reward(self, words: Tensor) -> Tensor:
-        """log R = -beta min_m d, counted on the filled words (forward-looking). [..., L] -> [...]."""
+        """log R = -beta min_m d, counted on the filled words. [..., L] -> [...]."""
         return -self.beta * self.distances(words).min(-1).values
 
     def env(self, mode: Mode = "slots") -> StringEnv:

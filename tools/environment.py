@@ -223,6 +223,12 @@ def explained(said: str, folder: Path, log: Path) -> UserError:
             "the package index cannot be reached; check the network (or the proxy) and run the "
             f"same command again (log: {log})"
         )
+    unknown = re.search(r"satisfies the requirement (\S+) \(from versions: none\)", said)
+    if unknown:
+        return UserError(
+            f"pip finds no version of {unknown[1]} at all; check the network, the proxy and the "
+            f"package index, and run the same command again (log: {log})"
+        )
     errors = [line.strip() for line in said.splitlines() if line.strip().startswith("ERROR:")]
     last = errors[0].removeprefix("ERROR:").strip() if errors else said.strip()[-200:]
     return UserError(f"pip could not install the packages: {last} (log: {log})")

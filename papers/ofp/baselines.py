@@ -231,3 +231,16 @@ def shortcut_loss(
     flow, boot_loss = mse(u[:, : B - n], (a - eps)[:, : B - n]), mse(u[:, boot], target)
     # the mean over the whole batch, as published
     return ((B - n) * flow + n * boot_loss) / B, {"flow": flow, "bootstrap": boot_loss}
+
+
+# ------------------------------------------------------------------ distillation (the study)
+
+
+def distil_loss(
+    net: nn.Module, teacher: nn.Module, obs: Tensor, pair: Tensor, noise: Noise, progress: float
+) -> Loss:
+    """|| u(eps, 0, 1 | c) - (end - eps) ||^2, pair = [eps, end of a trained flow] [S, B, 2 D]."""
+    eps, end = pair.chunk(2, dim=-1)
+    zero = torch.zeros_like(eps[..., :1])
+    loss = mse(net(eps, zero, zero + 1, net.encode(obs), zero), end - eps)
+    return loss, {"distil": loss}

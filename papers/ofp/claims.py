@@ -266,7 +266,7 @@ def label(method: str, nfe: int, t_w: float) -> str:
 
 def tables(rows: pd.DataFrame) -> list[Table]:
     """Success and chunk metrics per experiment, latency; at scale study the study's table."""
-    if rows.method.isin([name for name in STUDY if name != "ofp"]).any():
+    if rows.method.str.startswith("study-").any():
         return [study_table(rows)]
     result = []
     for task, title in ((A, "A: two-route point mass"), (C, "C: Meta-World from point clouds")):
@@ -326,17 +326,26 @@ def study_table(rows: pd.DataFrame) -> Table:
     """One change at a time from the default, with the difference of one-step success."""
     default = pick(rows, "ofp", 1, "success", t_w=0.0)
     body = []
-    for name, (change, _) in STUDY.items():
+    for name, (change, _, _) in STUDY.items():
         if not len(rows[rows.method == name]):
             continue
         success = pick(rows, name, 1, "success", t_w=0.0)
         difference = None if name == "ofp" else str(paired_diff(success, default))
         cells = [show(pick(rows, name, 1, m, t_w=0.0)) for m in ("on_mode", "w1")]
-        cells += [show(pick(rows, name, n, "success", t_w=0.0)) for n in (2, 4)]
+        cells += [show(pick(rows, name, n, "success", t_w=0.0)) for n in (2, 4, 100)]
         body.append([change, show(success), difference, *cells])
     return Table(
         "Study on A, seeds not used for the claims, no warm start",
-        ["change", "success @1", "minus default", "on-mode @1", "W1 @1", "success @2", "@4"],
+        [
+            "change",
+            "success @1",
+            "minus default",
+            "on-mode @1",
+            "W1 @1",
+            "success @2",
+            "@4",
+            "@100",
+        ],
         body,
     )
 
@@ -346,7 +355,7 @@ def study_table(rows: pd.DataFrame) -> Table:
 
 def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figure]:
     """Success against calls; the study; routes over the map and first-chunk histograms."""
-    if rows.method.isin([name for name in STUDY if name != "ofp"]).any():
+    if rows.method.str.startswith("study-").any():
         return {"study": study_figure(rows)}
     drawn = {"curves": calls_figure(rows)}
     for name, draw in (("routes", routes_figure), ("first_chunks", histograms_figure)):

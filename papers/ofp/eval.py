@@ -34,6 +34,7 @@ NFE: dict[str, tuple[int, ...]] = {  # network calls per chunk
     "ddpm": (10, 100),
     "meanflow": (1, 2, 4),
     "shortcut": (1, 2, 4),
+    "distil": (1,),
 }
 
 
@@ -209,7 +210,7 @@ def evaluate(cfg: EvalConfig) -> None:
             row = {"method": name_cfg.method, "task": train_cfg.task, "seed": seed, "subtask": sub}
             value = float(np.mean(list(by_gain.values())))
             rows.append({**row, "metric": "expert_success", "value": value})
-    if train_cfg.method not in ("bc", "ddpm"):
+    if train_cfg.method not in ("bc", "ddpm", "distil"):
         obs = np.stack([task.windows(s)[0][:256] for s in seeds])
         n_z = task.horizon * task.action_dim
         add("semigroup", semigroup_residual(net, torch.from_numpy(obs), n_z, cfg.device))

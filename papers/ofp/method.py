@@ -30,9 +30,7 @@ class OFPConfig:
     flow_on_all: bool = False  # anchor on the whole batch instead of the part without SC (ours)
     p_drop: float = 0.1  # probability of the null condition (usual value; not in the paper)
     rho_floor: float = 0.05  # end of the contraction; 0 would end all learning (ours)
-    rho_ends: float = (
-        1.0  # training progress at which the contraction reaches 0 or its floor (ours)
-    )
+    rho_ends: float = 0.5  # training progress at which 1 - s / rho_ends is 0 (ours: the study)
     rho_fixed: float | None = None  # a constant instead of the contraction (ablation)
     intervals: Literal["beta", "uniform"] = "beta"  # law of (t, r), see sample_intervals
     share_exact: float = 0.25  # share of (t, r) = (0, 1), the pair used at test time (ours)
@@ -65,7 +63,7 @@ def jump(
 # --------------------------------------------------------------------------- self-consistency
 
 
-def contraction(progress: float, floor: float = 0.05, ends: float = 1.0) -> float:
+def contraction(progress: float, floor: float = 0.05, ends: float = 0.5) -> float:
     """rho(s), the share of [t, r] from which m is drawn: from 1 linearly down to `floor`.
 
     Wide early: the target is mostly data, the errors of the teacher are harmless. Narrow late:
@@ -234,7 +232,7 @@ def ofp_loss(
 
 
 @torch.no_grad()
-def update_teacher(teacher: nn.Module, net: nn.Module, decay: float = 0.99) -> None:
+def update_teacher(teacher: nn.Module, net: nn.Module, decay: float) -> None:
     """theta^- <- decay theta^- + (1-decay) theta; the teacher is also what is evaluated."""
     torch._foreach_lerp_(list(teacher.parameters()), list(net.parameters()), 1.0 - decay)
 

@@ -24,7 +24,7 @@ from common.torch_utils import setup
 from papers.ofp import baselines
 from papers.ofp.method import OFPConfig, ofp_loss, update_teacher
 from papers.ofp.networks import make_network
-from papers.ofp.task import TASKS, make_task
+from papers.ofp.task import TASKS, Task, make_task
 
 METHODS = ("ofp", "fm", "bc", "ddpm", "meanflow", "shortcut")
 
@@ -38,31 +38,35 @@ ABLATIONS: dict[str, tuple[str, Changes]] = {
     "ofp-rho1": ("ofp", {"ofp.rho_fixed": 1.0}),
 }
 
-# The study: what keeps the one-step policy below the many-step one, one change at a time.
-STUDY: dict[str, tuple[str, Changes]] = {
-    "ofp": ("default", {}),
-    "study-no-end": ("no intervals ending at r = 1", {"ofp.share_end": 0.0}),
-    "study-all-end": ("all other intervals end at r = 1", {"ofp.share_end": 0.75}),
-    "study-exact-0": ("no exact (0, 1) pairs", {"ofp.share_exact": 0.0}),
-    "study-exact-50": ("half exact (0, 1) pairs", {"ofp.share_exact": 0.5, "ofp.share_end": 0.33}),
-    "study-uniform": ("(t, r) two sorted uniforms", {"ofp.intervals": "uniform"}),
-    "study-floor-02": ("rho ends at .02", {"ofp.rho_floor": 0.02}),
-    "study-floor-20": ("rho ends at .2", {"ofp.rho_floor": 0.2}),
-    "study-rho-half": ("contraction over the first half", {"ofp.rho_ends": 0.5}),
-    "study-ema-97": ("teacher's decay .97", {"ema": 0.97}),
-    "study-ema-999": ("teacher's decay .999", {"ema": 0.999}),
-    "study-end-time": ("network sees r instead of r - t", {"second_time": "end"}),
-    "study-sc-50": ("self-consistency on 1/2 of the batch", {"ofp.share_sc": 0.5}),
-    "study-flow-all": ("flow anchoring on the whole batch", {"ofp.flow_on_all": True}),
-    "study-sg-0": ("no self-guidance", {"ofp.lambda_sg": 0.0}),
-    "study-sg-4x": ("self-guidance x 4", {"ofp.lambda_sg": 0.02}),
-    "study-hold": ("learning rate held for half", {"lr_hold": 0.5}),
-    "study-half": ("half the steps", {"x steps": 0.5}),
-    "study-3x": ("3 x the steps", {"x steps": 3.0}),
+# The study: what decides the one-step quality, one change at a time (text, method, changes).
+STUDY: dict[str, tuple[str, str, Changes]] = {
+    "ofp": ("default", "ofp", {}),
+    "study-first": (
+        "first reading: all of the next five",
+        "ofp",
+        {"ema": 0.99, "lr_hold": 0.0, "ofp.rho_ends": 1.0, "frequencies": 6, "ofp.share_end": 0.0},
+    ),
+    "study-ema-99": ("teacher's decay .99", "ofp", {"ema": 0.99}),
+    "study-cosine": ("cosine from the first step", "ofp", {"lr_hold": 0.0}),
+    "study-rho-all": ("contraction over the whole run", "ofp", {"ofp.rho_ends": 1.0}),
+    "study-freq-6": ("time features up to 2^5 pi", "ofp", {"frequencies": 6}),
+    "study-no-end": ("no intervals ending at r = 1", "ofp", {"ofp.share_end": 0.0}),
+    "study-exact-0": ("no exact (0, 1) pairs", "ofp", {"ofp.share_exact": 0.0}),
+    "study-uniform": ("(t, r) two sorted uniforms", "ofp", {"ofp.intervals": "uniform"}),
+    "study-floor-20": ("rho ends at .2", "ofp", {"ofp.rho_floor": 0.2}),
+    "study-end-time": ("network sees r instead of r - t", "ofp", {"second_time": "end"}),
+    "study-sc-50": ("self-consistency on 1/2 of the batch", "ofp", {"ofp.share_sc": 0.5}),
+    "study-sg-0": ("no self-guidance", "ofp", {"ofp.lambda_sg": 0.0}),
+    "study-sg-4x": ("self-guidance x 4", "ofp", {"ofp.lambda_sg": 0.02}),
+    "study-half": ("half the steps", "ofp", {"x steps": 0.5}),
+    "study-2x": ("twice the steps", "ofp", {"x steps": 2.0}),
+    "study-distil": ("regression on the trained flow's endpoints", "distil", {}),
+    "fm": ("flow matching, Euler steps", "fm", {}),
+    "meanflow": ("MeanFlow", "meanflow", {}),
 }
 VARIANTS = {
     **ABLATIONS,
-    **{name: ("ofp", changes) for name, (_, changes) in STUDY.items() if name != "ofp"},
+    **{name: (m, changes) for name, (_, m, changes) in STUDY.items() if name not in METHODS},
 }
 
 
@@ -79,12 +83,12 @@ class Config:
     steps: int = 10_000  # gradient steps, equal for all methods
     batch: int = 128  # windows per step and seed (DP3 family)
     lr: float = 1e-3  # AdamW's learning rate (DP3 family: 1e-4 for its U-Net)
-    lr_hold: float = 0.0  # share of the steps at full rate before the cosine to 0
+    lr_hold: float = 0.75  # share of the steps at full rate before the cosine to 0 (study)
     weight_decay: float = 1e-6  # AdamW (DP3 family)
     clip: float = 1.0  # largest gradient norm, per seed
-    ema: float = 0.99  # decay of the teacher, which is also what is evaluated
+    ema: float = 0.7  # decay of the teacher, which is also what is evaluated (study)
     second_time: str = "gap"  # second time input of the network: gap (r - t) or end (r)
-    frequencies: int = 6  # sine and cosine of 2^k pi t, k < frequencies, for both times
+    frequencies: int = 3  # sine and cosine of 2^k pi t, k < frequencies, for both times
     episodes: int = 0  # evaluation: episodes per network (and sub-task); 0: 200 on A, else 20
     nfe: tuple[int, ...] = ()  # evaluation: network calls per chunk; empty: all of eval.NFE
     ofp: OFPConfig = field(default_factory=OFPConfig)  # the method's own hyperparameters
@@ -162,6 +166,35 @@ def network_options(cfg: Config) -> dict[str, Any]:
     return {"second_time": cfg.second_time, "frequencies": cfg.frequencies}
 
 
+@torch.no_grad()
+def flow_endpoints(
+    cfg: Config, task: Task, obs: Tensor, counts: Tensor, n: int = 100_000, nfe: int = 20
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Data of the study's distillation: trains flow matching first, then integrates it.
+
+    It bounds what the network can do in one call after as many steps, with a perfect teacher.
+
+    Returns:
+        obs [S, n, obs_dim], [noise, endpoint] [S, n, 2 D], counts [S, 1].
+    """
+    flow = replace(cfg, method="fm", out=cfg.out / "flow")
+    with torch.enable_grad():
+        train(flow)
+    seeds = tuple(s + cfg.seed_offset for s in cfg.seed)
+    net = make_network(task, seeds, **network_options(cfg)).to(obs.device)
+    net.load_state_dict(Run.load(flow.out).final()["teacher"])
+    noise = SeededNoise(tuple(s + 1_000 for s in seeds), obs.device)
+    each_seed = torch.arange(len(seeds), device=obs.device)[:, None]
+    chosen, pairs = [], []
+    for _ in range(n // 5_000):
+        o = obs[each_seed, (noise.uniform(5_000) * counts).long()]
+        z = noise.normal(5_000, task.horizon * task.action_dim)
+        end = baselines.euler_sample(net, z, net.encode(o), nfe)
+        chosen.append(o)
+        pairs.append(torch.cat((z, end), dim=-1))
+    return torch.cat(chosen, dim=1), torch.cat(pairs, dim=1), torch.full_like(counts, n)
+
+
 def train(cfg: Config) -> None:
     """Train, or go on from the last checkpoint."""
     run_config, cfg = cfg, resolve(cfg)
@@ -172,6 +205,8 @@ def train(cfg: Config) -> None:
     seeds = tuple(s + cfg.seed_offset for s in cfg.seed)
     task = make_task(cfg.task, seeds)
     obs, actions, counts = stack_windows([task.windows(s) for s in seeds], device)
+    if cfg.method == "distil":
+        obs, actions, counts = flow_endpoints(cfg, task, obs, counts)
     each_seed = torch.arange(len(seeds), device=device)[:, None]
 
     net = make_network(task, seeds, **network_options(cfg)).to(device)
@@ -189,6 +224,7 @@ def train(cfg: Config) -> None:
         "ddpm": baselines.ddpm_loss,
         "meanflow": baselines.meanflow_loss,
         "shortcut": baselines.shortcut_loss,
+        "distil": baselines.distil_loss,
     }[cfg.method]
 
     step = 0

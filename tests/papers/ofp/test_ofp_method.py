@@ -108,9 +108,9 @@ def test_meanflow_is_the_limit_of_small_gaps():
 
 def test_contraction_falls_from_one_to_its_floor():
     assert method.contraction(0.0) == 1.0
-    assert method.contraction(0.5) == 0.5
-    assert method.contraction(0.99) == 0.05  # not 0: the map would freeze
-    assert method.contraction(0.25, ends=0.5) == 0.5
+    assert method.contraction(0.25) == 0.5
+    assert method.contraction(0.5) == method.contraction(0.99) == 0.05  # 0: the map would freeze
+    assert method.contraction(0.5, ends=1.0) == 0.5
 
 
 @pytest.mark.parametrize("law", ["beta", "uniform"])
@@ -163,7 +163,7 @@ def test_whole_loss_matches_its_definition_term_by_term():
     eps, null = noise.normal(B, D), (noise.uniform(B, 1) < 0.5).float()
     t = noise.uniform(n, 1)
     t_sc, r_sc = method.sample_intervals(noise, n_sc)
-    m = t_sc + (r_sc - t_sc) * (1 - s) * noise.uniform(n_sc, 1)
+    m = t_sc + (r_sc - t_sc) * (1 - 2 * s) * noise.uniform(n_sc, 1)
     t_new, eps_new = noise.uniform(n_sg, 1), noise.normal(n_sg, D)
     z_t = (1 - t) * eps[:, :n] + t * a[:, :n]
     flow = method.mse(net(z_t, t, t, obs[:, :n], null[:, :n]), a[:, :n] - eps[:, :n])

@@ -411,7 +411,7 @@ def test_trained_network_meets_the_table():
         rho_fixed=torch.tensor(rhos).view(-1, 1, 1),  # type: ignore[arg-type]
     )
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3, fused=True)
-    draws, steps, n = Noise(11, s=1), 4_000, 384
+    draws, steps, n = Noise(11, s=1), 3_000, 256
 
     class Shared:  # the same draws for every rho
         def normal(self, *shape):

@@ -1,6 +1,7 @@
 """Training with stacked seeds, resuming, baselines, evaluation and claims."""
 
 import dataclasses
+import functools
 import json
 import math
 
@@ -351,7 +352,9 @@ def test_gap_and_warm_start_of_the_policy():
 
 
 @pytest.mark.parametrize("method", [*train.METHODS, "ofp-no-sc", "ofp-rho1", "study-distil"])
-def test_every_method_trains_and_is_evaluated(tmp_path, method):
+def test_every_method_trains_and_is_evaluated(tmp_path, monkeypatch, method):
+    few = functools.partial(train.flow_endpoints, n=5_000, nfe=2)
+    monkeypatch.setattr(train, "flow_endpoints", few)
     cfg = config(tmp_path, method=method, steps=4, seed=(0, 1), nfe=(1, 2, 10))
     train.train(cfg)
     evaluate(EvalConfig(run=cfg.out))
@@ -474,3 +477,42 @@ def test_a_diverged_network_fails_its_episodes():
     policy = ChunkPolicy(Broken(), task, sampler_of("ofp"), nfe=1, t_w=0.0, device="cpu")
     assert not task.rollout(policy, range(3))["success"].any()
     assert task.start_chunks(policy, seed=0, n=10)[0]["on_mode"] == 0
+
+
+@pytest.mark.parametrize("method", ["ofp", "fm", "ddpm", "meanflow"])
+def test_paper_scale_path_on_a_tiny_stand_in(tmp_path, monkeypatch, method):
+    """The U-Net with the point-cloud encoder, in the paper's format but narrow and few."""
+    from papers.ofp import eval as evaluation
+    from papers.ofp import networks_large
+
+    class Tiny:
+        name, encoder = "dp3-metaworld", "pointnet"
+        action_dim, horizon, execute, obs_frames, points = 4, 4, 3, 2, 16
+        obs_dim = 2 * (16 * 3 + 8)
+        seeds = (0,)
+
+        def windows(self, seed, split="train"):
+            rng = np.random.default_rng(seed)
+            obs = rng.standard_normal((10, self.obs_dim)).astype(np.float32)
+            return obs, rng.uniform(-1, 1, (10, 4, 4)).astype(np.float32)
+
+        def rollout(self, policy, episode_seeds, record=0):
+            E = len(episode_seeds)
+            policy.reset(E)
+            for _ in range(2):
+                obs = np.zeros((1, E, self.obs_dim), np.float32)
+                assert policy(obs, np.ones((1, E), dtype=bool)).shape == (1, E, 4, 4)
+            return {"success": np.ones((1, E)), "steps": np.ones((1, E))}
+
+        def close(self):
+            pass
+
+    monkeypatch.setattr(train, "make_task", lambda name, seeds: Tiny())
+    monkeypatch.setattr(evaluation, "make_task", lambda name, seeds: Tiny())
+    narrow = functools.partial(networks_large.UNet, channels=(8, 16, 32))
+    monkeypatch.setattr(networks_large, "UNet", narrow)
+    cfg = config(tmp_path, method=method, task="dp3-metaworld", seed=(0,), steps=3, nfe=(1, 10))
+    train.train(cfg)
+    evaluate(EvalConfig(run=cfg.out))
+    rows = json.loads((cfg.out / "eval.json").read_text())["rows"]
+    assert all(row["value"] == 1 for row in rows if row["metric"] == "success")

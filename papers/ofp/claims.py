@@ -252,7 +252,7 @@ def evaluated(rows: pd.DataFrame, task: str) -> list[tuple[str, int, float]]:
     """(method, NFE, t_w) that have closed-loop numbers on a task, in the order of NAMES."""
     chosen = rows[(rows.task == task) & (rows.metric == "success")]
     found = chosen[["method", "nfe", "t_w"]].drop_duplicates().itertuples(index=False)
-    order = {name: i for i, name in enumerate([*NAMES, *STUDY])}
+    order = {name: i for i, name in enumerate(dict.fromkeys([*NAMES, *STUDY]))}
     return sorted(((m, int(n), w) for m, n, w in found), key=lambda x: (order[x[0]], x[1], x[2]))
 
 
@@ -288,7 +288,9 @@ def tables(rows: pd.DataFrame) -> list[Table]:
             body.append([label(method, nfe, t_w), *cells])
         result.append(Table(title, columns, body))
     if found := evaluated(rows, B):
-        subtasks = sorted(rows[rows.metric == "task_success"].subtask.dropna().unique())
+        subtasks = sorted(
+            rows[(rows.metric == "task_success") & (rows.task == B)].subtask.dropna().unique()
+        )
         body = []
         for method, nfe, t_w in found:
             per_task = [

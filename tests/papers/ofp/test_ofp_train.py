@@ -440,6 +440,7 @@ def test_claims_fail_in_a_world_where_they_do_not():
 def test_tables_and_figures_of_a_world():
     rows = rows_of_a_world()
     assert [t.title[0] for t in claims.tables(rows)] == ["A", "B", "M"]
+    assert claims.tables(rows)[0].rows[0][0] == "OFP @1"  # the method first
     for table in claims.tables(rows):
         assert all(len(row) == len(table.columns) for row in table.rows)
     assert set(claims.figures(rows, [])) == {"curves"}

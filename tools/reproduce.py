@@ -131,11 +131,17 @@ def git(*arguments: str) -> str | None:
     return done.stdout.strip()
 
 
+def dirty() -> bool:
+    """Whether anything but generated results and prose differs from the commit."""
+    changed = git("status", "--porcelain", "--", ".", ":!papers/*/results", ":!*.md")
+    return changed is None or bool(changed)
+
+
 def provenance(options: Options) -> dict[str, Any]:
     """Where the results come from, as far as it is known before the runs."""
     return {
         "commit": git("rev-parse", "HEAD"),
-        "dirty": bool(git("status", "--porcelain")) or git("rev-parse", "HEAD") is None,
+        "dirty": dirty(),
         "python": platform.python_version(),
         "packages": dict(sorted(_packages())),
         "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
@@ -186,10 +192,7 @@ def finish_provenance(
         "wall_seconds": round(total, 1),
         "busy": round(work, 3) if work else None,
     }
-    if (git("rev-parse", "HEAD"), bool(git("status", "--porcelain"))) != (
-        begun["commit"],
-        begun["dirty"],
-    ):
+    if (git("rev-parse", "HEAD"), dirty()) != (begun["commit"], begun["dirty"]):
         after["dirty"] = True  # the code changed while jobs were running
     return after
 

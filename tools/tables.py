@@ -185,9 +185,12 @@ def replace_block(text: str, block: str, where: Path) -> str:
 
 def rendered(papers: Path = PAPERS) -> dict[Path, str]:
     """Each README with what it ought to say."""
-    wanted = {papers / slug / "README.md": render_paper(slug, papers) for slug in manifest.slugs()}
+    wanted = {papers / slug / "README.md": render_paper(slug, papers) for slug in manifest.slugs(papers)}
     top = papers.parent / "README.md"
     wanted[top] = render_overview(papers)
+    missing = [path for path in wanted if not path.is_file()]
+    if missing:
+        raise UserError(f"{missing[0]} is missing; a paper needs a README with markers")
     return {path: replace_block(path.read_text(), block, path) for path, block in wanted.items()}
 
 

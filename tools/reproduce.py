@@ -133,7 +133,8 @@ def git(*arguments: str) -> str | None:
 
 def dirty() -> bool:
     """Whether anything but generated results and prose differs from the commit."""
-    changed = git("status", "--porcelain", "--", ".", ":!papers/*/results", ":!*.md")
+    generated = (":(exclude,glob)papers/*/results/**", ":(exclude,glob)**/*.md")
+    changed = git("status", "--porcelain", "--", ".", *generated)
     return changed is None or bool(changed)
 
 

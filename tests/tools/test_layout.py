@@ -31,13 +31,12 @@ def sources(*folders):
 
 
 def texts():
-    """Every text file of the repository that a person wrote or a tool committed."""
-    top = [path for path in ROOT.iterdir() if path.is_file() and path.name != ".git"]
-    inner = [ROOT / ".ci" / "run", *(ROOT / ".github").rglob("*")]
-    for folder in (*CODE, "tests"):
-        inner += (ROOT / folder).rglob("*")
-    for path in sorted(top + inner):
-        if path.is_file() and path.suffix in TEXT and "__pycache__" not in path.parts:
+    """Every text file of the repository that git knows."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True)
+    assert listed.returncode == 0, listed.stderr
+    for name in listed.stdout.split("\0"):
+        path = ROOT / name
+        if path.is_file() and path.suffix in TEXT:
             yield path
 
 

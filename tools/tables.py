@@ -185,7 +185,9 @@ def replace_block(text: str, block: str, where: Path) -> str:
 
 def rendered(papers: Path = PAPERS) -> dict[Path, str]:
     """Each README with what it ought to say."""
-    wanted = {papers / slug / "README.md": render_paper(slug, papers) for slug in manifest.slugs(papers)}
+    wanted = {
+        papers / slug / "README.md": render_paper(slug, papers) for slug in manifest.slugs(papers)
+    }
     top = papers.parent / "README.md"
     wanted[top] = render_overview(papers)
     missing = [path for path in wanted if not path.is_file()]

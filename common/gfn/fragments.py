@@ -211,11 +211,11 @@ class FragmentEnv:
 
     def backward_step(self, states: Tensor, backward_actions: Tensor) -> Tensor:
         """Removes fragments; not needed by the objectives with uniform P_B."""
-        raise NotImplementedError("the fragment MDP is sampled forwards only")
+        raise TypeError("the fragment MDP is sampled forwards only")
 
     def log_reward(self, states: Tensor) -> Tensor:
         """The reward is a proxy's: see ``ProxyReward``."""
-        raise NotImplementedError("use ProxyReward")
+        raise TypeError("the reward of a fragment state is a proxy's: use ProxyReward")
 
     def molecule(self, state: Tensor) -> Any:
         """RDKit molecule of one state [K, 3]."""

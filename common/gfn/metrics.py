@@ -45,6 +45,16 @@ def mark_modes(found: Tensor, distances: Tensor, delta: float) -> Tensor:
     return found | (distances <= delta).any(-2)
 
 
+def remember(recent: Tensor, objects: Tensor, step: int) -> None:
+    """Writes a step's objects over the oldest ones, in place.
+
+    recent [S, K, ...] with K a multiple of B, objects [S, B, ...].
+    """
+    batch = objects.shape[1]
+    place = (step * batch) % recent.shape[1]
+    recent[:, place : place + batch] = objects
+
+
 def backward_log_probability(log_pf: Tensor, log_pb: Tensor) -> Tensor:
     """log (1/N) sum_i P_F(tau_i)/P_B(tau_i|x), tau_i ~ P_B(.|x).
 

@@ -22,6 +22,17 @@ def seed_generators(
     return [torch.Generator(device).manual_seed(1_000_003 * stream + seed) for seed in seeds]
 
 
+def generator_states(generators: Sequence[torch.Generator]) -> list[Tensor]:
+    """What a checkpoint keeps of the generators."""
+    return [g.get_state() for g in generators]
+
+
+def restore_generators(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
+    """Sets the generators to what ``generator_states`` gave."""
+    for generator, state in zip(generators, states, strict=True):
+        generator.set_state(state)
+
+
 class StackedLinear(nn.Module):
     """y[s] = x[s] W[s] + b[s]. x: [S, B, in] (or [B, in], the same input for every seed)."""
 
@@ -178,3 +189,19 @@ def adam(
 ) -> torch.optim.Adam:
     """Adam in one fused kernel; element-wise, so stacked seeds do not see each other."""
     return torch.optim.Adam(list(groups), lr=lr, weight_decay=weight_decay, fused=True)
+
+
+def adam_with_log_Z(
+    net: nn.Module,
+    log_Z: nn.Parameter | None,
+    *,
+    lr: float,
+    lr_log_Z: float,
+    weight_decay: float = 0.0,
+) -> tuple[torch.optim.Adam, list[Tensor]]:
+    """Adam on a network and, if there is one, on log Z at its own rate; and their parameters."""
+    groups: list[dict[str, Any]] = [{"params": list(net.parameters())}]
+    if log_Z is not None:
+        groups.append({"params": [log_Z], "lr": lr_log_Z})
+    parameters = [p for group in groups for p in group["params"]]
+    return adam(groups, weight_decay=weight_decay, lr=lr), parameters

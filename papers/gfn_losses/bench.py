@@ -25,8 +25,8 @@ from common.gfn.hypergrid import HyperGrid
 from common.gfn.nets import StackedMLP, adam, clip_grad_norm_per_seed, seed_generators
 from common.gfn.sampling import sample, uniforms
 from common.torch_utils import setup
+from papers.gfn_losses.grid import grid_loss, visit_states
 from papers.gfn_losses.method import QUADRATIC
-from papers.gfn_losses.train import grid_loss, visit_states
 
 NDIM, HEIGHT, HIDDEN = 4, 8, 256
 REWARD = (1e-3, 0.5, 2.0)

@@ -5,7 +5,7 @@ import torch
 
 from common.gfn.hypergrid import HyperGrid
 from common.gfn.sampling import Trajectories
-from papers.gfn_losses import train as module
+from papers.gfn_losses import grid
 from papers.gfn_losses.method import LOSSES, linex
 
 gfn = pytest.importorskip("gfn", reason="torchgfn is a development dependency")
@@ -92,10 +92,10 @@ def test_same_loss_on_same_trajectories(objective: str, loss: str) -> None:
         last=ENV.index(last).unsqueeze(0),
     )
     table = torch.cat([r.table for r in rows.values()], 1).unsqueeze(0)
-    visited = module.visit_table(table, ENV, ENV.dag(), traj, fm=objective == "fm")
+    visited = grid.visit_table(table, ENV, ENV.dag(), traj, fm=objective == "fm")
 
     def ours(g):
-        return module.grid_loss(objective, visited, traj, ENV.stop, log_z.view(1), 0.9, g, 50.0)
+        return grid.grid_loss(objective, visited, traj, ENV.stop, log_z.view(1), 0.9, g, 50.0)
 
     surrogate, logged = ours(LOSSES[loss])
     factor = 2.0 if loss == "quadratic" else 1.0  # its default is t^2

@@ -14,9 +14,10 @@ from common.errors import UserError
 from common.gfn.exact import exact_log_flows, exact_policies
 from common.gfn.hypergrid import HyperGrid
 from common.gfn.nets import StackedMLP, adam, seed_generators
-from common.gfn.sampling import Trajectories, sample_from_table, uniforms
+from common.gfn.sampling import Trajectories, sample, sample_from_table, uniforms
 from common.run import Run
-from papers.gfn_losses import train as module
+from papers.gfn_losses import grid
+from papers.gfn_losses.bits import bits_loss
 from papers.gfn_losses.eval import EvalConfig, evaluate
 from papers.gfn_losses.method import LOSSES
 from papers.gfn_losses.task import BitSpec
@@ -52,15 +53,15 @@ def test_exact_solution_has_no_loss_and_no_gradient(name: str, loss: str) -> Non
     out = exact_output(name).expand(2, -1, -1).clone().requires_grad_()
     log_Z = torch.full((2,), dag.log_Z, dtype=torch.float64, requires_grad=True)
     traj = trajectories()
-    visited = module.visit_table(out, ENV, dag, traj, fm=name == "fm")
+    visited = grid.visit_table(out, ENV, dag, traj, fm=name == "fm")
     # rewards enter in float32
-    value, logged = module.grid_loss(name, visited, traj, ENV.stop, log_Z, 0.9, LOSSES[loss], 50.0)
+    value, logged = grid.grid_loss(name, visited, traj, ENV.stop, log_Z, 0.9, LOSSES[loss], 50.0)
     assert logged.abs().max() < 1e-9
     (grad,) = torch.autograd.grad(value.sum(), out)
     assert grad.abs().max() < 1e-5
     # and the check can fail: the same trajectories with a wrong reward
     wrong = replace(visited, log_reward_last=visited.log_reward_last + 0.5)
-    _, off = module.grid_loss(name, wrong, traj, ENV.stop, log_Z, 0.9, LOSSES[loss], 50.0)
+    _, off = grid.grid_loss(name, wrong, traj, ENV.stop, log_Z, 0.9, LOSSES[loss], 50.0)
     if not name.startswith("modified-db"):  # its stop edge is an identity
         assert off.min() > 1e-3
 
@@ -82,13 +83,13 @@ def test_table_and_network_paths_agree(name: str) -> None:
     encode = ENV.encode
     ENV.encode = lambda s: encode(s).double()  # type: ignore[method-assign]
     try:
-        table = module.visit_table(net(ENV.encode(coordinates)), ENV, dag, traj, fm=name == "fm")
-        visited = module.visit_states(net, ENV, by_states, name)
+        table = grid.visit_table(net(ENV.encode(coordinates)), ENV, dag, traj, fm=name == "fm")
+        visited = grid.visit_states(net, ENV, by_states, name)
     finally:
         ENV.encode = encode  # type: ignore[method-assign]
     for loss in LOSSES.values():
-        a, _ = module.grid_loss(name, table, traj, ENV.stop, log_Z, 0.9, loss, 50.0)
-        b, _ = module.grid_loss(name, visited, by_states, ENV.stop, log_Z, 0.9, loss, 50.0)
+        a, _ = grid.grid_loss(name, table, traj, ENV.stop, log_Z, 0.9, loss, 50.0)
+        b, _ = grid.grid_loss(name, visited, by_states, ENV.stop, log_Z, 0.9, loss, 50.0)
         assert torch.allclose(a, b, rtol=1e-5)
 
 
@@ -134,11 +135,11 @@ def test_bits_exact_solution_for_one_mode() -> None:
 
     exact = Exact()
     u = torch.rand(1, 4, 32, generator=torch.Generator().manual_seed(0))
-    traj = module.sample(env, lambda s: exact(s)[0], u, epsilon=0.3)
+    traj = sample(env, lambda s: exact(s)[0], u, epsilon=0.3)
     total = log_z.sum().view(1)
     for name in ("tb", "db", "stb"):
         for loss in LOSSES.values():
-            _, logged = module.bits_loss(name, exact, env, traj, total, 1.5, loss, 50.0)
+            _, logged = bits_loss(name, exact, env, traj, total, 1.5, loss, 50.0)
             assert logged.abs().max() < 1e-9
 
 

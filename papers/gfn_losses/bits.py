@@ -1,0 +1,121 @@
+"""Experiment B, bit sequences: the network, the objectives' losses, the test-set correlation.
+
+``train.train_bits`` is the loop.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.gfn import metrics
+from common.gfn import objectives as flows
+from common.gfn.nets import StackedMLP, StackedTransformer
+from common.gfn.sampling import Trajectories, masked_log_softmax, sample_backward
+from common.gfn.strings import BitSequences, StringEnv
+from papers.gfn_losses.method import RegressionLoss, mean_weights, objective
+
+
+class SlotPolicy(nn.Module):
+    """Logit of (slot i, word w) = position logit i + word logit (i, w).
+
+    One more output is log F.
+    """
+
+    def __init__(self, kind: str, generators: list[torch.Generator], env: StringEnv, hidden: int):
+        super().__init__()
+        self.env, self.kind = env, kind
+        n_slots, n_words = env.length, env.n_letters
+        if kind == "mlp":
+            n_out = n_slots + n_slots * n_words + 1
+            self.net: nn.Module = StackedMLP(generators, (env.input_dim, hidden, hidden, n_out))
+        elif kind == "transformer":
+            self.net = StackedTransformer(
+                generators, n_words + 2, n_slots + 1, n_out=n_words + n_slots + 1
+            )
+        else:
+            raise UserError(f"unknown --net {kind!r}; choose mlp or transformer")
+
+    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """States [S, ..., L] -> action logits [S, ..., L*V] and log F [S, ...]."""
+        n_slots, n_words = self.env.length, self.env.n_letters
+        if self.kind == "mlp":
+            out = self.net(self.env.encode(states))
+            position = out[..., :n_slots]
+            words = out[..., n_slots:-1].unflatten(-1, (n_slots, n_words))
+            log_flow = out[..., -1]
+        else:
+            lead = states.shape[1:-1]
+            bos = torch.full_like(states[..., :1], n_words + 1)
+            out = self.net(torch.cat([bos, states], -1).flatten(1, -2))
+            out = out.unflatten(1, lead)  # [S, ..., L+1, V + 1 + L]
+            position = out[..., 0, n_words + 1 :]
+            words = out[..., 1:, :n_words]
+            log_flow = out[..., 0, n_words]
+        return (position.unsqueeze(-1) + words).flatten(-2), log_flow
+
+
+def bits_loss(
+    name: str,
+    policy: SlotPolicy,
+    env: StringEnv,
+    traj: Trajectories,
+    log_Z: Tensor,
+    lam: float,
+    loss: RegressionLoss,
+    clip: float,
+) -> tuple[Tensor, Tensor]:
+    """Surrogate and logged loss per seed; DB and STB are forward-looking. [S], [S]."""
+    before = traj.states[..., :-1, :]
+    logits, log_flow = policy(before)
+    log_pf = masked_log_softmax(logits, env.forward_mask(before))
+    log_pf = log_pf.gather(-1, traj.actions.unsqueeze(-1)).squeeze(-1)  # [S, B, L]
+    fills = torch.arange(1, env.length + 1, device=log_pf.device, dtype=log_pf.dtype)
+    log_pb = (-fills.log()).expand_as(log_pf)  # uniform P_B: 1/t
+    log_reward = env.log_reward(traj.states)  # [S, B, L+1], of the filled words
+    if name == "tb":
+        pair = flows.trajectory_balance(
+            log_pf, log_pb, traj.mask, log_Z.unsqueeze(-1), log_reward[..., -1]
+        )
+        return objective(pair, mean_weights(traj.mask[..., 0]), loss, clip)
+    log_flow = flows.forward_looking(log_flow, log_reward[..., :-1])
+    log_flow = torch.cat([log_flow, log_reward[..., -1:]], -1)  # F(s_n) = R
+    if name == "db":
+        pair = flows.detailed_balance(log_flow, log_pf, log_pb)
+        return objective(pair, mean_weights(traj.mask), loss, clip)
+    pair = flows.subtrajectory_balance(log_flow, log_pf, log_pb, traj.mask)
+    weights = flows.subtrajectory_weights(traj.length, env.length, lam) / traj.mask.shape[1]
+    return objective(pair, weights, loss, clip)
+
+
+def correlation_on_test_set(
+    policy: SlotPolicy,
+    env: StringEnv,
+    modes: BitSequences,
+    n_seeds: int,
+    generator: torch.Generator,
+    rounds: int = 10,
+) -> list[float]:
+    """Spearman of log R and log P_T^ on the test set, P_T^ from ``rounds`` backward samples."""
+    objects = modes.to_words(modes.test_bits)
+    log_p = []
+    with torch.no_grad():
+        for part in objects.split(100):
+            repeated = part.expand(rounds, *part.shape)
+            u = torch.rand((env.length, *repeated.shape[:-1]), generator=generator)
+            traj = sample_backward(env, repeated, u.to(part.device))
+            before = traj.states[..., :-1, :]  # [N, objects, L, L]
+            logits, _ = policy(before.expand(n_seeds, *before.shape))
+            log_pf = masked_log_softmax(logits, env.forward_mask(before))
+            chosen = traj.actions.expand(n_seeds, *traj.actions.shape).unsqueeze(-1)
+            log_pf = log_pf.gather(-1, chosen).squeeze(-1).sum(-1)  # [S, N, objects]
+            log_pb = torch.full_like(log_pf, -math.lgamma(env.length + 1))
+            log_p.append(
+                metrics.backward_log_probability(log_pf.transpose(0, 1), log_pb.transpose(0, 1))
+            )
+    estimate = torch.cat(log_p, -1).cpu()
+    log_reward = modes.log_reward(objects).cpu()
+    return [metrics.spearman(row, log_reward) for row in estimate]

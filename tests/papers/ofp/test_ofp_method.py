@@ -394,8 +394,8 @@ def test_self_taught_fixed_point_has_the_derived_slope():
         assert alpha[0].item() == pytest.approx(1.0, abs=0.01), rho
 
 
-def test_trained_network_meets_the_table():
-    """A network trained by ofp_loss at constant rho, all rho stacked: slope within .03."""
+def trained_slopes(share_end: float) -> dict[float, float]:
+    """Slope k of u(eps, 0, 1) = 1 + k eps of networks trained by ofp_loss at constant rho."""
     from papers.ofp.networks import MLP
 
     rhos = [1.0, 0.5, 0.2]
@@ -407,11 +407,11 @@ def test_trained_network_meets_the_table():
         lambda_sg=0.0,
         p_drop=0.0,
         share_sc=0.5,
-        share_end=0.75,
+        share_end=share_end,
         rho_fixed=torch.tensor(rhos).view(-1, 1, 1),  # type: ignore[arg-type]
     )
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3, fused=True)
-    draws, steps, n = Noise(11, s=1), 3_000, 256
+    draws, steps, n = Noise(11, s=1), 4_000, 384
 
     class Shared:  # the same draws for every rho
         def normal(self, *shape):
@@ -435,6 +435,18 @@ def test_trained_network_meets_the_table():
     zero = torch.zeros_like(eps)
     with torch.no_grad():
         out = (eps + teacher(eps, zero, zero + 1, zero, zero))[..., 0]
-    for i, rho in enumerate(rhos):
-        slope = ((out[i] - out[i].mean()) @ x / (x @ x)).item() - 1.0
+    return {
+        rho: ((out[i] - out[i].mean()) @ x / (x @ x)).item() - 1.0 for i, rho in enumerate(rhos)
+    }
+
+
+def test_trained_network_meets_the_table():
+    for rho, slope in trained_slopes(share_end=0.75).items():
         assert slope == pytest.approx(SLOPES[rho], abs=0.03), rho
+
+
+def test_without_intervals_that_end_at_one_it_does_not():
+    """Then nothing trains u(z_m, m, 1), which the target of (0, 1) is made of."""
+    slopes = trained_slopes(share_end=0.0)
+    assert slopes[0.5] < SLOPES[0.5] - 0.06
+    assert slopes[0.2] < SLOPES[0.2] - 0.1

@@ -362,16 +362,10 @@ def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figur
     drawn = {"curves": calls_figure(rows)}
     for name, draw in (("routes", routes_figure), ("first_chunks", histograms_figure)):
         kind = {"routes": "paths", "first_chunks": "lateral"}[name]
-        chosen = [extra for extra in extras if extra["name"] == kind and shown(extra)]
+        chosen = [extra for extra in extras if extra["name"] == kind]
         if chosen:
             drawn[name] = draw(chosen)
     return drawn
-
-
-def shown(extra: dict[str, Any]) -> bool:
-    """Which variants the small panels show."""
-    counts = {"fm": (1, 100), "ofp": (1, 4), "ddpm": (100,)}
-    return extra["nfe"] in counts.get(extra["method"], (1,)) and extra["method"] != "fm-half"
 
 
 def calls_figure(rows: pd.DataFrame) -> Figure:

@@ -47,6 +47,11 @@ class EvalConfig:
 
 
 RECORD = 60  # paths per variant kept for the figure (A)
+DRAWN: dict[str, tuple[int, ...]] = {  # the variants whose paths and first chunks are drawn
+    **{"ofp": (1, 4), "fm": (1, 100), "ddpm": (100,), "bc": (1,)},
+    **{"meanflow": (1,), "shortcut": (1,)},
+    **{"ofp-no-sc": (1,), "ofp-no-sg": (1,), "ofp-rho1": (1,)},
+}
 
 
 Sampler = Callable[[nn.Module, Tensor, Tensor, int, float, list[torch.Generator]], Tensor]
@@ -174,6 +179,7 @@ def evaluate(cfg: EvalConfig) -> None:
     episode_seeds = [50_000 + i for i in range(n_episodes)]
     for nfe, t_w in variants(train_cfg.method, train_cfg.nfe, simulated=not on_a):
         labels = {"nfe": nfe, "t_w": t_w}
+        drawn = nfe in DRAWN.get(name_cfg.method, ())
 
         def policy(nfe: int = nfe, t_w: float = t_w) -> ChunkPolicy:
             sampler = sampler_of(train_cfg.method)
@@ -188,7 +194,7 @@ def evaluate(cfg: EvalConfig) -> None:
                     rate = result[f"{metric}@{radius:.2f}"].mean(1)
                     add(metric, rate, radius=radius, **labels)
             extra = {"method": name_cfg.method, "task": train_cfg.task, "seed": seeds[0], **labels}
-            if t_w == 0.0:
+            if drawn and t_w == 0.0:
                 paths = np.round(result["paths"][0, :, ::2], 2)
                 extras.append({"name": "paths", "data": paths.tolist(), **extra})
         elif "task" in result:
@@ -204,7 +210,8 @@ def evaluate(cfg: EvalConfig) -> None:
                 add(metric, np.array([s[metric] for s in start]), **labels)
             y = np.concatenate([s["y"] for s in start])
             counts, _ = np.histogram(y, bins=60, range=(-0.45, 0.45))
-            extras.append({**extra, "name": "lateral", "data": counts.tolist()})
+            if drawn:
+                extras.append({**extra, "name": "lateral", "data": counts.tolist()})
     for seed, rates in getattr(task, "expert_success", {}).items():
         for sub, by_gain in rates.items():
             row = {"method": name_cfg.method, "task": train_cfg.task, "seed": seed, "subtask": sub}

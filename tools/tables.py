@@ -112,7 +112,7 @@ def render_paper(slug: str, papers: Path = PAPERS) -> str:
         suffix = "" if scale == "default" else f" SCALE={scale}"
         origin = results["provenance"]
         blocks.append(f"### Scale `{scale}`")
-        if results["claims"]:
+        if any(not claim["verdict"].startswith("needs") for claim in results["claims"]):
             rows = [
                 [
                     f"**{claim['id']}** {claim['statement']} ({claim['source']})",

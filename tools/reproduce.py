@@ -71,15 +71,16 @@ def main(options: Options) -> None:
             f"{len(scale.jobs)} jobs on {executor.cores} cores "
             f"(planned: {scale.minutes:g} minutes on 2)"
         )
-        resumed = any(executors.done(job, root / job.name) for job in scale.jobs)
+        resumed = any(executors.trained(root / job.name) for job in scale.jobs)
         work = run_stages(scale, executor, root, options.device)
         collected = collect(scale, root)
         wall = time.monotonic() - started
+        least = training_seconds(scale, root) / executor.cores
         results: dict[str, Any] = {
             "paper": paper.slug,
             "scale": scale.name,
             "seeds": max((len(set(s)) for s in _seed_sets(scale)), default=0),
-            "provenance": {**begun, **finish_provenance(begun, root, wall, work, resumed)},
+            "provenance": {**begun, **finish_provenance(begun, root, wall, work, least, resumed)},
             **collected,
         }
         results.update(judge(paper, scale, root, results))
@@ -177,17 +178,17 @@ def _processor() -> str:
 
 
 def finish_provenance(
-    begun: dict[str, Any], root: Path, wall: float, work: float, resumed: bool
+    begun: dict[str, Any], root: Path, wall: float, work: float, least: float, resumed: bool
 ) -> dict[str, Any]:
     """What is known after the runs.
 
     ``wall_seconds`` adds up over the tries that led to these results (``resumed``: this one found
-    finished jobs); ``busy`` is the share of the
+    finished jobs), and is never less than ``least``, what the jobs' own clocks say; ``busy`` is the share of the
     cores' time that jobs took while jobs were left, in this try.
     """
     spent = root / "spent.json"
     earlier = files.read_json(spent)["seconds"] if spent.exists() and resumed else 0.0
-    total = earlier + wall
+    total = max(earlier + wall, least)
     files.write_json(spent, {"seconds": total})
     after: dict[str, Any] = {
         "wall_seconds": round(total, 1),
@@ -296,6 +297,16 @@ def collect(scale: Scale, root: Path) -> dict[str, list[Any]]:
             rows += evaluation["rows"]
             extras += evaluation["extras"]
     return {"rows": rows, "extras": extras}
+
+
+def training_seconds(scale: Scale, root: Path) -> float:
+    """Core-seconds that the jobs' own clocks counted, interrupted tries included."""
+    total = 0.0
+    for job in scale.jobs:
+        path = root / job.name / "finished.json"
+        if path.exists():
+            total += files.read_json(path)["seconds"] * job.threads
+    return total
 
 
 def judge(paper: Manifest, scale: Scale, root: Path, results: dict[str, Any]) -> dict[str, Any]:

@@ -183,8 +183,8 @@ def finish_provenance(
     """What is known after the runs.
 
     ``wall_seconds`` adds up over the tries that led to these results (``resumed``: this one found
-    finished jobs), and is never less than ``least``, what the jobs' own clocks say; ``busy`` is the share of the
-    cores' time that jobs took while jobs were left, in this try.
+    finished jobs), and is never less than ``least``, what the jobs' own clocks say. ``busy`` is the
+    share of the cores' time that jobs took while jobs were left, in this try.
     """
     spent = root / "spent.json"
     earlier = files.read_json(spent)["seconds"] if spent.exists() and resumed else 0.0

@@ -89,6 +89,22 @@ class EnumeratedDAG:
         return EnumeratedDAG(**moved, source=self.source, stop=self.stop)
 
 
+STOP, APPEND, PREPEND = -1, -2, -3  # entries of SlotMoves.place that are no place
+
+
+@dataclass
+class SlotMoves:
+    """An environment of K places with V values each, as tables of what an action does.
+
+    Small also where the DAG is not: this is what compiled sampling reads. The network's input is
+    the concatenated one-hot of the places.
+    """
+
+    place: Tensor  # [A] long: the place that action a changes, or STOP, APPEND, PREPEND
+    becomes: Tensor  # [A, V] long: the place's value after action a, -1: action not allowed
+    source: Tensor  # [K] long: the initial state (for APPEND and PREPEND: the mark of a free place)
+
+
 def parents_from_children(
     children: Tensor, backward_index: Tensor, n_backward: int
 ) -> tuple[Tensor, Tensor]:

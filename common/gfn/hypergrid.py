@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from common.gfn.dag import EnumeratedDAG, parents_from_children
+from common.gfn.dag import STOP, EnumeratedDAG, SlotMoves, parents_from_children
 
 #: (R0, R1, R2) of the settings met in the family's papers.
 REWARDS: dict[str, tuple[float, float, float]] = {
@@ -72,6 +72,7 @@ class HyperGrid:
         outer[outer_indices(height)] = True
         self.band = band.to(self.device)
         self.outer = outer.to(self.device)
+        self._slot_moves: SlotMoves | None = None
         self._moves = torch.eye(ndim + 1, dtype=torch.long, device=self.device)[:, :ndim]
         self._offsets = torch.arange(ndim, device=self.device) * height
         self._radix = height ** torch.arange(ndim - 1, -1, -1, device=self.device)
@@ -151,6 +152,23 @@ class HyperGrid:
         if not self.forced_stop:
             return torch.ones(states.shape[:-1], dtype=torch.bool, device=states.device)
         return (states == self.height - 1).sum(-1) <= 1
+
+    def moves(self) -> SlotMoves | None:
+        """The actions as tables (on the CPU); None for forced stop, whose places interact."""
+        if self.forced_stop:
+            return None
+        if self._slot_moves is None:
+            self._slot_moves = self._tables_of_moves()
+        return self._slot_moves
+
+    def _tables_of_moves(self) -> SlotMoves:
+        value = torch.arange(self.height)
+        plus_one = torch.where(value < self.height - 1, value + 1, -1)
+        return SlotMoves(
+            place=torch.tensor([*range(self.ndim), STOP]),
+            becomes=plus_one.repeat(self.n_actions, 1),
+            source=torch.zeros(self.ndim, dtype=torch.long),
+        )
 
     def dag(self) -> EnumeratedDAG:
         """The whole grid as tables (rows that do not exist have no edges and log R = -inf)."""

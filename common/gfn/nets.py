@@ -81,6 +81,10 @@ class StackedMLP(nn.Module):
         x = self._after_first(rows.view(n_seeds, -1, width) + first.bias)
         return x.unflatten(1, index.shape[1:-1])
 
+    def weights(self) -> list[tuple[Tensor, Tensor]]:
+        """(weight [S, in, out], bias [S, 1, out]) of the layers."""
+        return [(m.weight, m.bias) for m in self.layers if isinstance(m, StackedLinear)]
+
     def _after_first(self, x: Tensor) -> Tensor:
         for i in range(1, len(self.layers)):
             x = self.layers[i](nn.functional.leaky_relu(x, inplace=True))
@@ -159,11 +163,15 @@ def clip_grad_norm_per_seed(parameters: Sequence[Tensor], max_norm: float) -> Te
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     with torch.no_grad():
-        largest = torch.stack([g.reshape(g.shape[0], -1).abs().amax(1) for g in grads]).amax(
-            0
-        )  # [S]
-        safe = torch.where(largest > 0, largest, torch.ones_like(largest))
-        if bool((largest > 1e15).any()):
+        flat = [g.reshape(g.shape[0], -1) for g in grads]
+        norms = torch.stack([g.square().sum(1) for g in flat]).sum(0).sqrt()
+        # no entry exceeds the norm, so a moderate norm needs no look at the largest one
+        if bool((norms < 1e15).all()):
+            largest = None
+        else:
+            largest = torch.stack([g.abs().amax(1) for g in flat]).amax(0)  # [S]
+        if largest is not None and bool((largest > 1e15).any()):
+            safe = torch.where(largest > 0, largest, torch.ones_like(largest))
             relative = [g / safe.view(-1, *([1] * (g.dim() - 1))) for g in grads]
             total = (
                 torch.stack([r.reshape(r.shape[0], -1).square().sum(1) for r in relative])
@@ -171,14 +179,8 @@ def clip_grad_norm_per_seed(parameters: Sequence[Tensor], max_norm: float) -> Te
                 .sqrt()
             )
             norms = safe * total
-        else:
-            norms = (
-                torch.stack([g.reshape(g.shape[0], -1).square().sum(1) for g in grads])
-                .sum(0)
-                .sqrt()
-            )
-        scale = torch.where(norms > max_norm, max_norm / norms.clamp(min=1e-30), 1.0)
-        if bool((scale < 1).any()):
+        if bool((norms > max_norm).any()):
+            scale = torch.where(norms > max_norm, max_norm / norms.clamp(min=1e-30), 1.0)
             for g in grads:
                 g.mul_(scale.view(-1, *([1] * (g.dim() - 1))))
     return norms

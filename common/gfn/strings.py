@@ -19,7 +19,13 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from common.gfn.dag import EnumeratedDAG, parents_from_children
+from common.gfn.dag import (
+    APPEND,
+    PREPEND,
+    EnumeratedDAG,
+    SlotMoves,
+    parents_from_children,
+)
 
 Mode = Literal["append", "prepend_append", "slots"]
 
@@ -132,6 +138,17 @@ class StringEnv:
         base = self.n_letters + 1
         radix = base ** torch.arange(self.length - 1, -1, -1, device=states.device)
         return (states * radix).sum(-1)
+
+    def moves(self) -> SlotMoves:
+        """The actions as tables (on the CPU)."""
+        action = torch.arange(self.n_actions)
+        if self.mode == "slots":
+            place = action // self.n_letters
+        else:
+            place = torch.where(action < self.n_letters, APPEND, PREPEND)
+        becomes = torch.full((self.n_actions, self.n_letters + 1), -1)
+        becomes[:, self.empty] = action % self.n_letters
+        return SlotMoves(place, becomes, torch.full((self.length,), self.empty))
 
     def dag(self) -> EnumeratedDAG:
         """All (V+1)^L rows as tables; rows that no path reaches have no edges.

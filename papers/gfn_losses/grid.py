@@ -15,7 +15,8 @@ from common.gfn import objectives as flows
 from common.gfn.dag import EnumeratedDAG
 from common.gfn.hypergrid import HyperGrid
 from common.gfn.nets import StackedMLP
-from common.gfn.sampling import Trajectories, masked_log_softmax
+from common.gfn.rollout import CompiledTrajectories, sample_compiled
+from common.gfn.sampling import Trajectories, masked_log_softmax, sample
 from papers.gfn_losses.method import RegressionLoss, mean_weights, objective
 
 
@@ -25,8 +26,8 @@ class Visited:
 
     log_pf: Tensor  # [S, B, T]
     log_pb: Tensor  # [S, B, T], 0 at the stop edge
-    log_flow: Tensor  # [S, B, T+1] output of the flow head
-    log_p_stop: Tensor  # [S, B, T+1]
+    log_flow: Tensor | None  # [S, B, T+1] output of the flow head (not for TB)
+    log_p_stop: Tensor | None  # [S, B, T+1] (not for TB)
     log_reward: Tensor | None  # [S, B, T+1] log R of the states passed (fl-*, modified-*)
     log_reward_last: Tensor  # [S, B]
     matching: tuple[Tensor, Tensor] | None = None  # FM pair at states[1:], [S, B, T] each
@@ -43,37 +44,93 @@ def visit_table(
     out: Tensor, env: HyperGrid, dag: EnumeratedDAG, traj: Trajectories, fm: bool
 ) -> Visited:
     """Gathers along trajectories of row numbers from the output on all states [S, N, out]."""
-    logits, logits_b, log_flow = split_heads(out, env)
-    log_pf = masked_log_softmax(logits, dag.forward_mask)
-    n_actions = env.n_actions
-    before, after = traj.states[..., :-1], traj.states[..., 1:]
-    shape = before.shape
-
-    def at_states(table: Tensor, states: Tensor) -> Tensor:
-        return table.gather(1, states.flatten(1)).view(states.shape)
-
-    def at_edges(table: Tensor, states: Tensor) -> Tensor:
-        index = (states * n_actions + traj.actions).flatten(1)
-        return table.flatten(1).gather(1, index).view(shape)
-
-    log_reward = dag.log_reward.float()
-    visited = Visited(
-        log_pf=at_edges(log_pf, before),
-        log_pb=torch.zeros_like(before, dtype=out.dtype),
-        log_flow=at_states(log_flow, traj.states),
-        log_p_stop=at_states(log_pf[..., env.stop], traj.states),
-        log_reward=log_reward[traj.states],
-        log_reward_last=log_reward[traj.last],
+    visited = gather_along(
+        out,
+        env,
+        traj.states,
+        traj.actions,
+        forward_mask=dag.forward_mask,
+        backward_mask=None if fm else dag.backward_mask,
+        log_reward=dag.log_reward.float().expand(out.shape[0], -1),
     )
     if fm:
+        logits, n_actions = out[..., : env.n_actions], env.n_actions
         inflow = logits.flatten(1)[:, (dag.parents.clamp(min=0) * n_actions + dag.parent_actions)]
         pair = flows.flow_matching(inflow, dag.backward_mask, logits, dag.forward_mask)
+        after = traj.states[..., 1:]
         visited.matching = at_states(pair[0], after), at_states(pair[1], after)
         visited.stop_flow = at_states(logits[..., env.stop], traj.last)
-    else:
-        log_pb = masked_log_softmax(logits_b, dag.backward_mask)
-        visited.log_pb = at_edges(nn.functional.pad(log_pb, (0, 1)), after)
     return visited
+
+
+def visit_distinct(
+    net: StackedMLP, env: HyperGrid, traj: CompiledTrajectories, name: str
+) -> Visited:
+    """The same from the rollout's own forward pass, each distinct state once (not for FM)."""
+    return gather_along(
+        traj.outputs(net.weights()),
+        env,
+        traj.rows,
+        traj.actions,
+        forward_mask=env.forward_mask(traj.distinct),
+        backward_mask=env.backward_mask(traj.distinct),
+        log_reward=env.log_reward(traj.distinct).float(),
+        flow=name != "tb",
+    )
+
+
+def at_states(table: Tensor, states: Tensor) -> Tensor:
+    """table[s, states[s]]. [S, N], [S, ...] -> [S, ...]."""
+    return table.gather(1, states.flatten(1)).view(states.shape)
+
+
+def gather_along(
+    out: Tensor,
+    env: HyperGrid,
+    states: Tensor,
+    actions: Tensor,
+    *,
+    forward_mask: Tensor,
+    backward_mask: Tensor | None,
+    log_reward: Tensor,
+    flow: bool = True,
+) -> Visited:
+    """Gathers from the output on a table of states [S, N, out] at the row numbers [S, B, T+1].
+
+    Without ``flow``, only what TB needs.
+    """
+    logits, logits_b, log_flow = split_heads(out, env)
+    log_pf = masked_log_softmax(logits, forward_mask)
+    n_actions = env.n_actions
+    before, after = states[..., :-1], states[..., 1:]
+    shape = before.shape
+
+    def at_edges(table: Tensor, rows: Tensor) -> Tensor:
+        return table.flatten(1).gather(1, (rows * n_actions + actions).flatten(1)).view(shape)
+
+    log_pb = torch.zeros_like(before, dtype=out.dtype)
+    if backward_mask is not None:
+        per_state = masked_log_softmax(logits_b, backward_mask)
+        log_pb = at_edges(nn.functional.pad(per_state, (0, 1)), after)
+    log_reward_passed = at_states(log_reward, states)
+    return Visited(
+        log_pf=at_edges(log_pf, before),
+        log_pb=log_pb,
+        log_flow=at_states(log_flow, states) if flow else None,
+        log_p_stop=at_states(log_pf[..., env.stop], states) if flow else None,
+        log_reward=log_reward_passed,
+        log_reward_last=log_reward_passed[..., -1],
+    )
+
+
+def sample_states(net: StackedMLP, env: HyperGrid, u: Tensor) -> Trajectories:
+    """On-policy trajectories of coordinates: compiled on a CPU, in step on a GPU."""
+    moves = env.moves() if u.device.type == "cpu" else None
+    if moves is not None:
+        return sample_compiled(moves, net.weights(), u)
+    return sample(
+        env, lambda s: split_heads(net.from_active_inputs(env.active_inputs(s)), env)[0], u
+    )
 
 
 def visit_states(net: StackedMLP, env: HyperGrid, traj: Trajectories, name: str) -> Visited:
@@ -149,6 +206,7 @@ def grid_loss(
         pair = flows.reward_matching(v.stop_flow, v.log_reward_last)
         last = objective(pair, mean_weights(torch.ones_like(mask[..., 0])), loss, clip)
         return inner[0] + last[0], inner[1] + last[1]
+    assert v.log_flow is not None and v.log_p_stop is not None
     log_flow = v.log_flow
     if name.startswith("fl-"):
         assert v.log_reward is not None

@@ -26,11 +26,19 @@ from common.gfn.nets import (
     restore_generators,
     seed_generators,
 )
+from common.gfn.rollout import CompiledTrajectories
 from common.gfn.sampling import masked_log_softmax, sample, sample_from_table, uniforms
 from common.run import Run
 from common.torch_utils import setup
 from papers.gfn_losses.bits import SlotPolicy, bits_loss, correlation_on_test_set
-from papers.gfn_losses.grid import grid_loss, log_pf_of_all_states, visit_states, visit_table
+from papers.gfn_losses.grid import (
+    grid_loss,
+    log_pf_of_all_states,
+    sample_states,
+    visit_distinct,
+    visit_states,
+    visit_table,
+)
 from papers.gfn_losses.method import LOSSES, SLOPE_CLIP
 from papers.gfn_losses.task import (
     BIT_TASKS,
@@ -61,6 +69,7 @@ class Config:
     height: int | None = None  # grid: H (default: the task's)
     reward: str | None = None  # grid: reward setting (default: the task's)
     table_limit: int = 1024  # grid: up to this many states, one forward pass over all per step
+    reuse: bool = False  # larger grids, CPU: train on the rollout's own forward pass (not FM)
     n_bits: int = 40  # bits: n [paper: 120]
     word_bits: int = 4  # bits: k [paper: 8]
     n_modes: int = 20  # bits: |M| [paper: 60]
@@ -162,12 +171,11 @@ def train_grid(cfg: Config) -> None:
             visited = visit_table(out, env, dag, traj, fm=name == "fm")
             objects = traj.last
         else:
-            traj = sample(
-                env,
-                lambda s: net.from_active_inputs(env.active_inputs(s))[..., : env.n_actions],
-                u,
-            )
-            visited = visit_states(net, env, traj, name)
+            traj = sample_states(net, env, u)
+            if cfg.reuse and isinstance(traj, CompiledTrajectories) and name != "fm":
+                visited = visit_distinct(net, env, traj, name)
+            else:
+                visited = visit_states(net, env, traj, name)
             objects = env.index(traj.last)
         surrogate, logged = grid_loss(name, visited, traj, env.stop, log_Z, spec.lam, loss, clip)
         optimizer.zero_grad()

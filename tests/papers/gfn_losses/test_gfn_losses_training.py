@@ -14,6 +14,7 @@ from common.errors import UserError
 from common.gfn.exact import exact_log_flows, exact_policies
 from common.gfn.hypergrid import HyperGrid
 from common.gfn.nets import StackedMLP, adam, seed_generators
+from common.gfn.rollout import CompiledTrajectories
 from common.gfn.sampling import Trajectories, sample, sample_from_table, uniforms
 from common.run import Run
 from papers.gfn_losses import grid
@@ -93,6 +94,28 @@ def test_table_and_network_paths_agree(name: str) -> None:
         assert torch.allclose(a, b, rtol=1e-5)
 
 
+@pytest.mark.parametrize("name", [o for o in OBJECTIVES if o != "fm"])
+def test_reused_forward_pass_agrees(name: str) -> None:
+    """Training on the rollout's own forward pass = evaluating the visited states once more."""
+    net = StackedMLP(seed_generators((0, 1), 0), (ENV.input_dim, 32, 32, 6))
+    u = uniforms(seed_generators((0, 1), 1), (ENV.max_length, 8))
+    traj = grid.sample_states(net, ENV, u)
+    assert isinstance(traj, CompiledTrajectories)
+    log_Z = torch.ones(2)
+    results = []
+    for visited in (
+        grid.visit_states(net, ENV, traj, name),
+        grid.visit_distinct(net, ENV, traj, name),
+    ):
+        value, logged = grid.grid_loss(
+            name, visited, traj, ENV.stop, log_Z, 0.9, LOSSES["linex05"], 50.0
+        )
+        grads = torch.autograd.grad(value.sum(), list(net.parameters()))
+        results.append((value.detach(), logged, *grads))
+    for a, b in zip(*results, strict=True):
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max()))
+
+
 def test_backward_policy_is_learned(tmp_path: Path) -> None:
     train(Config(task="grid-tb", height=8, steps=30, out=tmp_path / "r"))
     final = Run.load(tmp_path / "r").final()
@@ -152,6 +175,7 @@ def lines(folder: Path) -> list[dict]:
     [
         ("grid-tb", {"height": 8}),
         ("grid-stb", {"height": 8, "table_limit": 1}),
+        ("grid-db", {"height": 8, "table_limit": 1, "reuse": True}),
         ("bits-db", {"n_bits": 16, "n_modes": 3}),
         ("bits-tb", {"n_bits": 16, "n_modes": 3, "net": "transformer"}),
     ],

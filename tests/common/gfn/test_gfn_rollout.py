@@ -1,0 +1,105 @@
+"""The compiled rollout against the generic one, and its gradients against PyTorch's."""
+
+import pytest
+import torch
+
+from common.gfn.hypergrid import HyperGrid
+from common.gfn.nets import StackedMLP, seed_generators
+from common.gfn.rollout import sample_compiled
+from common.gfn.sampling import MASKED, sample, uniforms
+from common.gfn.strings import StringEnv
+
+
+def strings(mode: str) -> StringEnv:
+    return StringEnv(mode, 5, 3, lambda s: torch.zeros(s.shape[:-1]))
+
+
+ENVS = {
+    "grid": HyperGrid(4, 8),
+    "small-grid": HyperGrid(2, 3),
+    "slots": strings("slots"),
+    "append": strings("append"),
+    "prepend_append": strings("prepend_append"),
+}
+
+
+def network(env: HyperGrid | StringEnv, n_seeds: int, sharper: float = 4.0) -> StackedMLP:
+    net = StackedMLP(seed_generators(range(n_seeds), 0), (env.input_dim, 32, 48, env.n_actions + 2))
+    with torch.no_grad():
+        for p in net.layers[-1].parameters():
+            p.mul_(sharper)
+    return net
+
+
+@pytest.mark.parametrize("epsilon", [0.0, 0.3])
+@pytest.mark.parametrize("batch", [1, 3, 64])
+@pytest.mark.parametrize("name", ENVS)
+def test_trajectories_equal_the_generic_ones(name: str, batch: int, epsilon: float) -> None:
+    env = ENVS[name]
+    net = network(env, 2)
+    u = uniforms(seed_generators((0, 1), 1), (env.max_length, batch))
+    generic = sample(env, lambda s: net(env.encode(s))[..., : env.n_actions], u, epsilon=epsilon)
+    moves = env.moves()
+    assert moves is not None
+    ours = sample_compiled(moves, net.weights(), u, epsilon=epsilon)
+    for field in ("states", "actions", "mask", "last"):
+        assert torch.equal(getattr(ours, field), getattr(generic, field)), field
+    # the rows lead back to the states
+    taken = ours.states[..., :-1, :][ours.mask]
+    rows = ours.rows[..., :-1]
+    seed = torch.arange(2).view(2, 1, 1).expand_as(rows)
+    assert torch.equal(ours.distinct[seed, rows][ours.mask], taken)
+    for s in range(2):
+        used = ours.distinct[s, : ours.n_distinct[s]]
+        assert len(used.unique(dim=0)) == len(used)
+
+
+@pytest.mark.parametrize("name", ENVS)
+def test_probabilities_and_gradients(name: str) -> None:
+    env = ENVS[name]
+    net = network(env, 3)
+    u = uniforms(seed_generators(range(3), 1), (env.max_length, 16))
+    moves = env.moves()
+    assert moves is not None
+    traj = sample_compiled(moves, net.weights(), u)
+    real = torch.zeros(traj.distinct.shape[:2])
+    for s, n in enumerate(traj.n_distinct):
+        real[s, :n] = 1
+    expected = net(env.encode(traj.distinct))
+    out = traj.outputs(net.weights())
+    mask = env.forward_mask(traj.distinct)
+
+    def policy(x: torch.Tensor) -> torch.Tensor:
+        return x[..., : env.n_actions].masked_fill(~mask, MASKED).softmax(-1) * real.unsqueeze(-1)
+
+    assert (policy(out) - policy(expected)).abs().max() < 1e-5
+    weight = torch.randn(out.shape, generator=torch.Generator().manual_seed(0))
+    weight = weight * real.unsqueeze(-1)
+    ours = torch.autograd.grad((out.sin() * weight).sum(), list(net.parameters()))
+    theirs = torch.autograd.grad((expected.sin() * weight).sum(), list(net.parameters()))
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).abs().max() < 1e-5 * (1 + b.abs().max())
+
+
+def test_no_forbidden_action_from_a_broken_network() -> None:
+    env = ENVS["slots"]
+    net = network(env, 1)
+    with torch.no_grad():
+        net.layers[-1].weight.fill_(torch.nan)
+    moves = env.moves()
+    assert moves is not None
+    traj = sample_compiled(moves, net.weights(), torch.ones(1, env.max_length, 4))
+    assert ((traj.states >= 0) & (traj.states <= env.empty)).all()
+    assert (traj.last != env.empty).all()
+
+
+def test_what_it_cannot_do() -> None:
+    assert HyperGrid(2, 5, forced_stop=True).moves() is None
+    env = ENVS["grid"]
+    moves = env.moves()
+    assert moves is not None
+    u = torch.rand(1, env.max_length, 2)
+    with pytest.raises(ValueError, match="float32"):
+        sample_compiled(moves, network(env, 1).double().weights(), u)
+    with pytest.raises(ValueError, match="fit"):
+        sample_compiled(moves, network(ENVS["slots"], 1).weights(), u)

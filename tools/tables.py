@@ -128,7 +128,7 @@ def render_paper(slug: str, papers: Path = PAPERS) -> str:
         for table in results["tables"]:
             blocks.append(f"**{table['title']}**\n\n{markdown(table['columns'], table['rows'])}")
         blocks.append(
-            f"`make reproduce PAPER={slug}{suffix}`: {results['seeds']} seeds, "
+            f"`make reproduce PAPER={slug}{suffix}`: up to {results['seeds']} seeds, "
             f"{duration(origin['wall_seconds'])} on {origin['cores']} cores "
             f"({origin['machine']}, {origin['device']}), Python {origin['python']}, "
             f"{origin['started'][:10]}, commit {origin['commit'][:12]}."

@@ -18,7 +18,10 @@ from matplotlib.figure import Figure
 from common.stats import band
 
 METHOD = "#D55E00"  # the paper's method, everywhere
-OTHERS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31", "#7F7F7F")
+OTHERS = (
+    *("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31", "#7F7F7F"),
+    *("#882255", "#F0E442", "#332288", "#AA4499"),
+)
 _DASHES = ("-", "--", ":", "-.")
 
 plt.rcParams.update(

@@ -86,14 +86,16 @@ def done(job: Job, folder: Path) -> bool:
 def prepare(job: Job, folder: Path) -> None:
     """Make the run directory; one made by another command or other code is moved aside."""
     if folder.exists():
-        same = _read(folder / "job.json") == {"command": job.command}
+        made_by = _read(folder / "job.json")
+        other = made_by is not None and made_by != {"command": job.command}
         begun = (folder / "config.json").exists()
-        if not same or (begun and not unchanged(_sources(folder / "sources.json"))):
+        trusted = made_by is not None and unchanged(_sources(folder / "sources.json"))
+        if other or (begun and not trusted):
             stale = folder.with_name(folder.name + ".stale")
             shutil.rmtree(stale, ignore_errors=True)
             folder.rename(stale)
     folder.mkdir(parents=True, exist_ok=True)
-    if not (folder / "job.json").exists():
+    if _read(folder / "job.json") != {"command": job.command}:
         files.write_json(folder / "job.json", {"command": job.command})
 
 

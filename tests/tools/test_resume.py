@@ -35,6 +35,8 @@ def start(repository, runs: Path) -> subprocess.Popen:
         cwd=repository.root,
         env=repository.environment(**OFTEN),
         start_new_session=True,
+        # A shell that starts a job in the background has it ignore SIGINT, which is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -108,6 +108,10 @@ class HyperGrid:
         """Backward action that undoes a forward action (0 for stop, which has probability one)."""
         return torch.where(actions == self.stop, torch.zeros_like(actions), actions)
 
+    def forward_action(self, states: Tensor, backward_actions: Tensor) -> Tensor:
+        """Forward action that a backward action undoes: the same coordinate's."""
+        return backward_actions
+
     def reward(self, states: Tensor) -> Tensor:
         """R(x). [..., D] -> [...] float64."""
         r0, r1, r2 = self.rewards
@@ -153,10 +157,8 @@ class HyperGrid:
             return torch.ones(states.shape[:-1], dtype=torch.bool, device=states.device)
         return (states == self.height - 1).sum(-1) <= 1
 
-    def moves(self) -> SlotMoves | None:
-        """The actions as tables (on the CPU); None for forced stop, whose places interact."""
-        if self.forced_stop:
-            return None
+    def moves(self) -> SlotMoves:
+        """The actions as tables (on the CPU)."""
         if self._slot_moves is None:
             self._slot_moves = self._tables_of_moves()
         return self._slot_moves
@@ -168,6 +170,7 @@ class HyperGrid:
             place=torch.tensor([*range(self.ndim), STOP]),
             becomes=plus_one.repeat(self.n_actions, 1),
             source=torch.zeros(self.ndim, dtype=torch.long),
+            blocking=self.height - 1 if self.forced_stop else -1,
         )
 
     def dag(self) -> EnumeratedDAG:
@@ -192,4 +195,6 @@ class HyperGrid:
             log_reward=log_reward,
             level=states.sum(-1),
             stop=self.stop,
+            active=self.active_inputs(states),
+            input_dim=self.input_dim,
         )

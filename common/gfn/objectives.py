@@ -11,10 +11,32 @@ T_i of ``log_flows`` (the state after the last action) must hold log R of the ob
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
 Pair = tuple[Tensor, Tensor]
+
+#: The names that ``training_pairs`` knows.
+OBJECTIVES = ("fm", "db", "tb", "stb", "fl-db", "fl-stb", "modified-db", "modified-stb")
+
+
+@dataclass
+class Visited:
+    """What an objective needs along trajectories, with gradient; all [S, B, ...].
+
+    What an objective does not need may be None.
+    """
+
+    log_pf: Tensor  # [S, B, T]
+    log_pb: Tensor  # [S, B, T], 0 at a stop edge
+    log_flow: Tensor | None  # [S, B, T+1] output of the flow head
+    log_p_stop: Tensor | None  # [S, B, T+1]
+    log_reward: Tensor | None  # [S, B, T+1] log R of the states passed (fl-*, modified-*)
+    log_reward_last: Tensor  # [S, B]
+    matching: Pair | None = None  # FM pair at the states after each action, [S, B, T] each
+    stop_flow: Tensor | None = None  # FM with a stop action: log F(x -> s_f) of the object, [S, B]
 
 
 def residual(pair: Pair) -> Tensor:
@@ -107,3 +129,69 @@ def flow_matching(
 def reward_matching(log_stop_flow: Tensor, log_reward: Tensor) -> Pair:
     """Second part of FM with a learned stop edge: F(x -> s_f) against R(x)."""
     return log_stop_flow, log_reward.to(log_stop_flow.dtype)
+
+
+def mean_weights(mask: Tensor) -> Tensor:
+    """Weights of a plain mean over the objects marked in mask [S, ...], per seed."""
+    count = mask.flatten(1).sum(1).clamp(min=1)
+    return mask / count.view(-1, *([1] * (mask.dim() - 1)))
+
+
+def training_pairs(
+    name: str,
+    visited: Visited,
+    actions: Tensor,
+    mask: Tensor,
+    *,
+    stop: int | None,
+    log_Z: Tensor | None = None,
+    lam: float = 0.9,
+) -> list[tuple[Pair, Tensor]]:
+    """The (pair, weights) of one of OBJECTIVES on a batch: its loss is the sum of their means.
+
+    FM with a stop action has two parts, each with its own mean: flows at states, and the stop edge
+    against the reward. The weights [S, ...] sum to one per seed and part, and are zero on padding.
+
+    Args:
+        actions, mask: [S, B, T].
+        stop: the stop action, or None if complete objects are terminal.
+        log_Z: [S] (tb).
+        lam: lambda of SubTB.
+    """
+    v = visited
+    every_object = mean_weights(torch.ones_like(mask[..., 0]))
+    moves = mask if stop is None else mask & (actions != stop)
+    if name == "tb":
+        assert log_Z is not None
+        pair = trajectory_balance(v.log_pf, v.log_pb, mask, log_Z.unsqueeze(-1), v.log_reward_last)
+        return [(pair, every_object)]
+    if name == "fm":
+        assert v.matching is not None
+        parts = [(v.matching, mean_weights(moves))]
+        if v.stop_flow is not None:
+            parts.append((reward_matching(v.stop_flow, v.log_reward_last), every_object))
+        return parts
+    assert v.log_flow is not None
+    log_flow = v.log_flow
+    if name.startswith("fl-"):
+        assert v.log_reward is not None
+        log_flow = forward_looking(log_flow, v.log_reward)
+    if name.startswith("modified-"):
+        assert v.log_reward is not None and v.log_p_stop is not None
+        log_flow = modified_log_flows(v.log_reward, v.log_p_stop)
+    length = mask.sum(-1)
+    log_flow = with_reward(log_flow, v.log_reward_last, length)
+    if name.endswith("stb"):
+        pair = subtrajectory_balance(log_flow, v.log_pf, v.log_pb, mask)
+        return [(pair, subtrajectory_weights(length, mask.shape[-1], lam) / mask.shape[1])]
+    edges = moves if name.startswith("modified-") else mask
+    return [(detailed_balance(log_flow, v.log_pf, v.log_pb), mean_weights(edges))]
+
+
+def loss_per_seed(parts: list[tuple[Pair, Tensor]]) -> Tensor:
+    """The textbook loss: sum over parts of the weighted mean squared residual. [S]."""
+    total = []
+    for pair, weights in parts:
+        t = torch.where(weights > 0, residual(pair), torch.zeros_like(pair[0]))
+        total.append((weights * t.square()).flatten(1).sum(1))
+    return torch.stack(total).sum(0)

@@ -24,7 +24,7 @@ from common.gfn.dag import (
     PREPEND,
     EnumeratedDAG,
     SlotMoves,
-    parents_from_children,
+    dag_from_children,
 )
 
 Mode = Literal["append", "prepend_append", "slots"]
@@ -133,11 +133,43 @@ class StringEnv:
         one_hot = torch.zeros((*states.shape, self.n_letters + 1), device=states.device)
         return one_hot.scatter_(-1, states.unsqueeze(-1), 1.0).flatten(-2)
 
+    def active_inputs(self, states: Tensor) -> Tensor:
+        """Positions of the ones in ``encode``. [..., L] long."""
+        return states + torch.arange(self.length, device=states.device) * (self.n_letters + 1)
+
     def index(self, states: Tensor) -> Tensor:
-        """Row number in base V+1. [..., L] -> [...]."""
-        base = self.n_letters + 1
-        radix = base ** torch.arange(self.length - 1, -1, -1, device=states.device)
-        return (states * radix).sum(-1)
+        """Row number in ``dag``. [..., L] -> [...].
+
+        Packed strings: by length, then the number in base V, first letter most significant. Slots:
+        the number in base V+1.
+        """
+        number = torch.zeros_like(states[..., 0])
+        if self.mode == "slots":
+            for place in range(self.length):
+                number = number * (self.n_letters + 1) + states[..., place]
+            return number
+        for place in range(self.length):
+            letter = states[..., place]
+            longer = number * self.n_letters + letter
+            number = torch.where(letter == self.empty, number, longer)
+        first = torch.tensor(self._first_row_of_length(), device=states.device)
+        return number + first[self.n_filled(states)]
+
+    def _first_row_of_length(self) -> list[int]:
+        return [sum(self.n_letters**i for i in range(t)) for t in range(self.length + 1)]
+
+    def all_states(self) -> Tensor:
+        """All states in row order. [N, L]."""
+        if self.mode == "slots":
+            return digits((self.n_letters + 1) ** self.length, self.n_letters + 1, self.length).to(
+                self.device
+            )
+        parts = []
+        for t in range(self.length + 1):
+            strings = digits(self.n_letters**t, self.n_letters, t)
+            hole = torch.full((len(strings), self.length - t), self.empty)
+            parts.append(torch.cat([strings, hole], -1))
+        return torch.cat(parts).to(self.device)
 
     def moves(self) -> SlotMoves:
         """The actions as tables (on the CPU)."""
@@ -151,39 +183,34 @@ class StringEnv:
         return SlotMoves(place, becomes, torch.full((self.length,), self.empty))
 
     def dag(self) -> EnumeratedDAG:
-        """All (V+1)^L rows as tables; rows that no path reaches have no edges.
-
-        For small L and V.
-        """
-        base = self.n_letters + 1
-        n = base**self.length
-        radix = base ** torch.arange(self.length - 1, -1, -1, device=self.device)
-        states = torch.arange(n, device=self.device).unsqueeze(-1) // radix % base
-        filled = states != self.empty
-        if self.mode == "slots":
-            exists = torch.ones(n, dtype=torch.bool, device=self.device)
-        else:  # letters are packed to the left
-            exists = (filled.long().cumprod(-1).sum(-1)) == filled.sum(-1)
-        mask = self.forward_mask(states) & exists.unsqueeze(-1)
-        actions = torch.arange(self.n_actions, device=self.device).expand(n, -1)
-        after = self.step(states.unsqueeze(1).expand(-1, self.n_actions, -1), actions)
-        children = torch.where(mask, self.index(after), torch.full_like(actions, -1))
-        backward_index = self.backward_action(actions).contiguous()
-        parents, parent_actions = parents_from_children(children, backward_index, self.n_backward)
-        complete = filled.all(-1)
+        """All states as tables. For small L and V."""
+        states = self.all_states()
+        n = len(states)
+        mask = self.forward_mask(states)
+        children = torch.full((n, self.n_actions), -1, device=self.device)
+        for a in range(self.n_actions):
+            rows = mask[:, a].nonzero().squeeze(-1)
+            action = torch.full_like(rows, a)
+            children[rows, a] = self.index(self.step(states[rows], action))
+        complete = self.n_filled(states) == self.length
         log_reward = torch.full((n,), -torch.inf, dtype=torch.float64, device=self.device)
         log_reward[complete] = self.log_reward(states[complete]).double()
-        source = int(self.index(self.initial(())))
-        return EnumeratedDAG(
-            children=children,
-            forward_mask=mask,
-            parents=parents,
-            parent_actions=parent_actions,
-            backward_index=backward_index,
+        actions = torch.arange(self.n_actions, device=self.device).expand(n, -1)
+        return dag_from_children(
+            children,
             log_reward=log_reward,
-            level=filled.sum(-1),
-            source=source,
+            level=self.n_filled(states),
+            source=int(self.index(self.initial(()))),
+            backward_index=self.backward_action(actions).contiguous(),
+            active=self.active_inputs(states),
+            input_dim=self.input_dim,
         )
+
+
+def digits(n: int, base: int, length: int) -> Tensor:
+    """The numbers 0..n-1 in a base, most significant digit first. [n, length] long."""
+    radix = base ** torch.arange(length - 1, -1, -1)
+    return torch.arange(n).unsqueeze(-1) // radix % base
 
 
 BIT_BLOCKS = ("00000000", "11111111", "11110000", "00001111", "00111100")

@@ -23,12 +23,13 @@ import torch
 from torch import nn
 
 from common.cli import run_cli
+from common.gfn.coordinates import sample_states, visit_distinct
 from common.gfn.hypergrid import HyperGrid
 from common.gfn.nets import StackedMLP, adam, clip_grad_norm_per_seed, seed_generators
 from common.gfn.rollout import CompiledTrajectories
 from common.gfn.sampling import uniforms
 from common.torch_utils import setup
-from papers.gfn_losses.grid import grid_loss, sample_states, visit_distinct
+from papers.gfn_losses.grid import grid_loss
 from papers.gfn_losses.method import QUADRATIC
 
 NDIM, HEIGHT, HIDDEN = 4, 8, 256
@@ -62,7 +63,7 @@ def our_step(batch: int, n_seeds: int) -> Callable[[], None]:
         u = uniforms(generators, (env.max_length, batch))
         traj = sample_states(net, env, u)
         assert isinstance(traj, CompiledTrajectories)
-        visited = visit_distinct(net, env, traj, "tb")
+        visited = visit_distinct(net, env, traj, flow=False)
         surrogate, _ = grid_loss("tb", visited, traj, env.stop, log_Z, 0.9, QUADRATIC, 50.0)
         optimizer.zero_grad()
         surrogate.sum().backward()

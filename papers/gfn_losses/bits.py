@@ -16,7 +16,7 @@ from common.gfn import objectives as flows
 from common.gfn.nets import StackedMLP, StackedTransformer
 from common.gfn.sampling import Trajectories, masked_log_softmax, sample_backward
 from common.gfn.strings import BitSequences, StringEnv
-from papers.gfn_losses.method import RegressionLoss, mean_weights, objective
+from papers.gfn_losses.method import RegressionLoss, objective
 
 
 class SlotPolicy(nn.Module):
@@ -80,12 +80,12 @@ def bits_loss(
         pair = flows.trajectory_balance(
             log_pf, log_pb, traj.mask, log_Z.unsqueeze(-1), log_reward[..., -1]
         )
-        return objective(pair, mean_weights(traj.mask[..., 0]), loss, clip)
+        return objective(pair, flows.mean_weights(traj.mask[..., 0]), loss, clip)
     log_flow = flows.forward_looking(log_flow, log_reward[..., :-1])
     log_flow = torch.cat([log_flow, log_reward[..., -1:]], -1)  # F(s_n) = R
     if name == "db":
         pair = flows.detailed_balance(log_flow, log_pf, log_pb)
-        return objective(pair, mean_weights(traj.mask), loss, clip)
+        return objective(pair, flows.mean_weights(traj.mask), loss, clip)
     pair = flows.subtrajectory_balance(log_flow, log_pf, log_pb, traj.mask)
     weights = flows.subtrajectory_weights(traj.length, env.length, lam) / traj.mask.shape[1]
     return objective(pair, weights, loss, clip)

@@ -147,12 +147,6 @@ def objective(
     return per_object.flatten(1).sum(1), logged.flatten(1).sum(1)
 
 
-def mean_weights(mask: Tensor) -> Tensor:
-    """Weights of a plain mean over the objects marked in mask [S, ...], per seed."""
-    count = mask.flatten(1).sum(1).clamp(min=1)
-    return mask / count.view(-1, *([1] * (mask.dim() - 1)))
-
-
 # -- Theorem 1: the gradient equivalence ----------------------------------------------------------
 
 

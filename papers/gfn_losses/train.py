@@ -17,6 +17,7 @@ from torch import nn
 from common.cli import run_cli
 from common.errors import UserError, choose
 from common.gfn import metrics
+from common.gfn.coordinates import sample_states, visit_distinct, visit_states
 from common.gfn.exact import terminating_distribution
 from common.gfn.nets import (
     StackedMLP,
@@ -27,18 +28,12 @@ from common.gfn.nets import (
     seed_generators,
 )
 from common.gfn.rollout import CompiledTrajectories
+from common.gfn.rows import visit, whole
 from common.gfn.sampling import masked_log_softmax, sample, sample_from_table, uniforms
 from common.run import Run
 from common.torch_utils import setup
 from papers.gfn_losses.bits import SlotPolicy, bits_loss, correlation_on_test_set
-from papers.gfn_losses.grid import (
-    grid_loss,
-    log_pf_of_all_states,
-    sample_states,
-    visit_distinct,
-    visit_states,
-    visit_table,
-)
+from papers.gfn_losses.grid import grid_loss, log_pf_of_all_states
 from papers.gfn_losses.method import LOSSES, SLOPE_CLIP
 from papers.gfn_losses.task import (
     BIT_TASKS,
@@ -168,14 +163,15 @@ def train_grid(cfg: Config) -> None:
             out = net(encoded)  # [S, N, out]
             policy = masked_log_softmax(out[..., : env.n_actions].detach(), dag.forward_mask)
             traj = sample_from_table(dag, policy, u)
-            visited = visit_table(out, env, dag, traj, fm=name == "fm")
+            visited = visit(dag, whole(), out, traj, fm=name == "fm")
             objects = traj.last
         else:
             traj = sample_states(net, env, u)
             if cfg.reuse and isinstance(traj, CompiledTrajectories) and name != "fm":
-                visited = visit_distinct(net, env, traj, name)
+                visited = visit_distinct(net, env, traj, flow=name != "tb")
             else:
-                visited = visit_states(net, env, traj, name)
+                of_states = name.startswith(("fl-", "modified-"))
+                visited = visit_states(net, env, traj, fm=name == "fm", reward_of_states=of_states)
             objects = env.index(traj.last)
         surrogate, logged = grid_loss(name, visited, traj, env.stop, log_Z, spec.lam, loss, clip)
         optimizer.zero_grad()

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from common.gfn.objectives import mean_weights
 from papers.gfn_losses import task
 from papers.gfn_losses.method import (
     LOSSES,
@@ -15,7 +16,6 @@ from papers.gfn_losses.method import (
     linex,
     log_ratio,
     logged_loss,
-    mean_weights,
     objective,
     scalar,
     surrogate,

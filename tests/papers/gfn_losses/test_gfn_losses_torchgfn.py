@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from common.gfn.hypergrid import HyperGrid
+from common.gfn.rows import visit, whole
 from common.gfn.sampling import Trajectories
 from papers.gfn_losses import grid
 from papers.gfn_losses.method import LOSSES, linex
@@ -92,7 +93,7 @@ def test_same_loss_on_same_trajectories(objective: str, loss: str) -> None:
         last=ENV.index(last).unsqueeze(0),
     )
     table = torch.cat([r.table for r in rows.values()], 1).unsqueeze(0)
-    visited = grid.visit_table(table, ENV, ENV.dag(), traj, fm=objective == "fm")
+    visited = visit(ENV.dag(), whole(), table, traj, fm=objective == "fm")
 
     def ours(g):
         return grid.grid_loss(objective, visited, traj, ENV.stop, log_z.view(1), 0.9, g, 50.0)

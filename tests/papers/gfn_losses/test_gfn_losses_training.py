@@ -11,10 +11,12 @@ import pytest
 import torch
 
 from common.errors import UserError
+from common.gfn.coordinates import sample_states, visit_distinct, visit_states
 from common.gfn.exact import exact_log_flows, exact_policies
 from common.gfn.hypergrid import HyperGrid
 from common.gfn.nets import StackedMLP, adam, seed_generators
 from common.gfn.rollout import CompiledTrajectories
+from common.gfn.rows import visit, whole
 from common.gfn.sampling import Trajectories, sample, sample_from_table, uniforms
 from common.run import Run
 from papers.gfn_losses import grid
@@ -54,7 +56,7 @@ def test_exact_solution_has_no_loss_and_no_gradient(name: str, loss: str) -> Non
     out = exact_output(name).expand(2, -1, -1).clone().requires_grad_()
     log_Z = torch.full((2,), dag.log_Z, dtype=torch.float64, requires_grad=True)
     traj = trajectories()
-    visited = grid.visit_table(out, ENV, dag, traj, fm=name == "fm")
+    visited = visit(dag, whole(), out, traj, fm=name == "fm")
     # rewards enter in float32
     value, logged = grid.grid_loss(name, visited, traj, ENV.stop, log_Z, 0.9, LOSSES[loss], 50.0)
     assert logged.abs().max() < 1e-9
@@ -84,8 +86,9 @@ def test_table_and_network_paths_agree(name: str) -> None:
     encode = ENV.encode
     ENV.encode = lambda s: encode(s).double()  # type: ignore[method-assign]
     try:
-        table = grid.visit_table(net(ENV.encode(coordinates)), ENV, dag, traj, fm=name == "fm")
-        visited = grid.visit_states(net, ENV, by_states, name)
+        table = visit(dag, whole(), net(ENV.encode(coordinates)), traj, fm=name == "fm")
+        of_states = name.startswith(("fl-", "modified-"))
+        visited = visit_states(net, ENV, by_states, fm=name == "fm", reward_of_states=of_states)
     finally:
         ENV.encode = encode  # type: ignore[method-assign]
     for loss in LOSSES.values():
@@ -99,13 +102,13 @@ def test_reused_forward_pass_agrees(name: str) -> None:
     """Training on the rollout's own forward pass = evaluating the visited states once more."""
     net = StackedMLP(seed_generators((0, 1), 0), (ENV.input_dim, 32, 32, 6))
     u = uniforms(seed_generators((0, 1), 1), (ENV.max_length, 8))
-    traj = grid.sample_states(net, ENV, u)
+    traj = sample_states(net, ENV, u)
     assert isinstance(traj, CompiledTrajectories)
     log_Z = torch.ones(2)
     results = []
     for visited in (
-        grid.visit_states(net, ENV, traj, name),
-        grid.visit_distinct(net, ENV, traj, name),
+        visit_states(net, ENV, traj, reward_of_states=True),
+        visit_distinct(net, ENV, traj, flow=name != "tb"),
     ):
         value, logged = grid.grid_loss(
             name, visited, traj, ENV.stop, log_Z, 0.9, LOSSES["linex05"], 50.0

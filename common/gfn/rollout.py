@@ -39,22 +39,99 @@ def _product(x, w, y):  # type: ignore[no-untyped-def]
 
 
 @njit(cache=True)
+def _row(states, b, t, table, met_by, met_at, n_rows):  # type: ignore[no-untyped-def]
+    """Row of the state states[b, t] in a hash table of states; n_rows if it was not met before."""
+    n_places, last_slot = states.shape[2], len(table) - 1
+    key = np.uint64(1469598103934665603)
+    for k in range(n_places):
+        key = (key ^ np.uint64(states[b, t, k])) * np.uint64(1099511628211)
+    key ^= key >> np.uint64(29)
+    slot = np.int64(key & np.uint64(last_slot))
+    while True:
+        row = table[slot]
+        if row < 0:
+            table[slot] = n_rows
+            met_by[n_rows], met_at[n_rows] = b, t
+            return n_rows
+        same = True
+        for k in range(n_places):
+            if states[met_by[row], met_at[row], k] != states[b, t, k]:
+                same = False
+                break
+        if same:
+            return row
+        slot = (slot + 1) & last_slot
+
+
+@njit(cache=True)
+def _empty_table(capacity):  # type: ignore[no-untyped-def]
+    """A hash table for that many states, half full at most."""
+    n_slots = 1
+    while n_slots < 2 * capacity:
+        n_slots *= 2
+    return np.full(n_slots, -1, np.int64)
+
+
+@njit(cache=True)
+def _evaluate(  # type: ignore[no-untyped-def]
+    states, met_by, met_at, n_before, n_rows, n_values, first, first_bias, layers, kept
+):
+    """The network on the rows n_before..n_rows-1; kept[layer] gets what each layer gives."""
+    n_new, width, n_places = n_rows - n_before, first.shape[1], states.shape[2]
+    x = kept[0][n_before:n_rows]
+    # the first layer is a sum of rows, its inputs being zeros and ones
+    for j in range(n_new):
+        b, at = met_by[n_before + j], met_at[n_before + j]
+        for h in range(width):
+            x[j, h] = 0
+        for k in range(n_places):
+            active = k * n_values + states[b, at, k]
+            for h in range(width):
+                x[j, h] += first[active, h]
+        for h in range(width):
+            x[j, h] += first_bias[h]
+    if n_new > 0:
+        for n, (weight, bias) in enumerate(layers):
+            for j in range(n_new):
+                for h in range(x.shape[1]):
+                    v = x[j, h]
+                    x[j, h] = v if v > 0 else v * np.float32(0.01)
+            y = kept[n + 1][n_before:n_rows]
+            _product(x, weight, y)
+            for j in range(n_new):
+                for h in range(y.shape[1]):
+                    y[j, h] += bias[h]
+            x = y
+    return x
+
+
+@njit(cache=True)
 def _rollout(  # type: ignore[no-untyped-def]  # numba compiles it
-    place, becomes, source, first, first_bias, layers, u, epsilon, states, actions, mask, rows, kept
+    place,
+    becomes,
+    source,
+    blocking,
+    first,
+    first_bias,
+    layers,
+    u,
+    epsilon,
+    states,
+    actions,
+    mask,
+    rows,
+    kept,
 ):
     """One seed. Writes states [B, T+1, K], actions [B, T], mask [B, T], rows [B, T+1] and the
     activations kept[layer] [B*T, width]; returns the longest and the distinct states [U, K]."""
     max_length, batch = u.shape
     n_places, n_values = source.shape[0], becomes.shape[1]
-    n_actions, width = place.shape[0], first.shape[1]
+    n_actions = place.shape[0]
     capacity = batch * max_length
     cdf = np.empty((capacity, n_actions), np.float32)  # of each distinct state met
     met_by = np.empty(capacity, np.int64)  # a trajectory and a time at which it was met
     met_at = np.empty(capacity, np.int64)
-    n_slots = 1
-    while n_slots < 2 * capacity:
-        n_slots *= 2
-    table = np.full(n_slots, -1, np.int64)  # hash table: state -> row of cdf
+    table = _empty_table(capacity)
     allowed = np.empty(n_actions, np.bool_)
     raised = np.empty(n_actions, np.float32)
     running = np.arange(batch)
@@ -63,67 +140,33 @@ def _rollout(  # type: ignore[no-untyped-def]  # numba compiles it
     for b in range(batch):
         states[b, 0] = source
     for t in range(max_length):
-        # distinct states that were not evaluated yet
+        # distinct states that were not evaluated yet, and the network on them
         n_before = n_rows
         for i in range(n_running):
             b = running[i]
-            key = np.uint64(1469598103934665603)
-            for k in range(n_places):
-                key = (key ^ np.uint64(states[b, t, k])) * np.uint64(1099511628211)
-            key ^= key >> np.uint64(29)
-            slot = np.int64(key & np.uint64(n_slots - 1))
-            while True:
-                row = table[slot]
-                if row < 0:
-                    table[slot] = n_rows
-                    met_by[n_rows], met_at[n_rows] = b, t
-                    row = n_rows
-                    n_rows += 1
-                    break
-                same = True
-                for k in range(n_places):
-                    if states[met_by[row], met_at[row], k] != states[b, t, k]:
-                        same = False
-                        break
-                if same:
-                    break
-                slot = (slot + 1) & (n_slots - 1)
+            row = _row(states, b, t, table, met_by, met_at, n_rows)
+            if row == n_rows:
+                n_rows += 1
             row_of[i] = row
             rows[b, t] = row
-        # the network on them: the first layer is a sum of rows, its inputs being zeros and ones
-        n_new = n_rows - n_before
-        x = kept[0][n_before:n_rows]
-        for j in range(n_new):
-            b, at = met_by[n_before + j], met_at[n_before + j]
-            for h in range(width):
-                x[j, h] = 0
-            for k in range(n_places):
-                active = k * n_values + states[b, at, k]
-                for h in range(width):
-                    x[j, h] += first[active, h]
-            for h in range(width):
-                x[j, h] += first_bias[h]
-        if n_new > 0:
-            for n, (weight, bias) in enumerate(layers):
-                for j in range(n_new):
-                    for h in range(x.shape[1]):
-                        v = x[j, h]
-                        x[j, h] = v if v > 0 else v * np.float32(0.01)
-                y = kept[n + 1][n_before:n_rows]
-                _product(x, weight, y)
-                for j in range(n_new):
-                    for h in range(y.shape[1]):
-                        y[j, h] += bias[h]
-                x = y
+        x = _evaluate(
+            states, met_by, met_at, n_before, n_rows, n_values, first, first_bias, layers, kept
+        )
         # their policies
-        for j in range(n_new):
+        for j in range(n_rows - n_before):
             row = n_before + j
             b, at = met_by[row], met_at[row]
+            blocked = False
+            for k in range(n_places):
+                if states[b, at, k] == blocking:
+                    blocked = True
             highest, n_allowed = np.float32(-np.inf), 0
             for a in range(n_actions):
                 where = place[a]
                 if where == _STOP:
                     allowed[a] = True
+                elif blocked:
+                    allowed[a] = False
                 elif where >= 0:
                     allowed[a] = becomes[a, states[b, at, where]] >= 0
                 else:  # letters fill the places from the left: is the last one free?
@@ -191,6 +234,32 @@ def _rollout(  # type: ignore[no-untyped-def]  # numba compiles it
     for row in range(n_rows):
         distinct[row] = states[met_by[row], met_at[row]]
     return longest, distinct
+
+
+@njit(cache=True)
+def _revisit(  # type: ignore[no-untyped-def]
+    states, lengths, n_values, first, first_bias, layers, rows, kept
+):
+    """One seed: the network on the distinct states of given trajectories. Writes rows [B, T+1]
+    and kept as ``_rollout`` does; returns the distinct states [U, K]."""
+    batch, n_places = states.shape[0], states.shape[2]
+    capacity = kept[0].shape[0]
+    met_by = np.empty(capacity, np.int64)
+    met_at = np.empty(capacity, np.int64)
+    table = _empty_table(capacity)
+    n_rows = 0
+    for b in range(batch):
+        for t in range(lengths[b]):
+            row = _row(states, b, t, table, met_by, met_at, n_rows)
+            if row == n_rows:
+                n_rows += 1
+            rows[b, t] = row
+        rows[b, lengths[b] :] = row
+    _evaluate(states, met_by, met_at, 0, n_rows, n_values, first, first_bias, layers, kept)
+    distinct = np.empty((n_rows, n_places), np.int64)
+    for row in range(n_rows):
+        distinct[row] = states[met_by[row], met_at[row]]
+    return distinct
 
 
 @njit(cache=True)
@@ -296,31 +365,22 @@ def sample_compiled(
         ValueError: if a tensor is not on the CPU or not float32, or the shapes do not fit.
     """
     place, becomes, source = (x.numpy() for x in (moves.place, moves.becomes, moves.source))
-    for tensor in (u, *(x for layer in layers for x in layer)):
-        if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
-            raise ValueError("the compiled rollout takes float32 tensors on the CPU")
-    n_inputs, n_outputs = layers[0][0].shape[1], layers[-1][0].shape[2]
-    if len(layers) < 2 or n_inputs != becomes.shape[1] * len(source) or n_outputs < len(place):
-        raise ValueError("the layers do not fit the environment's places and actions")
+    layers_of, widths = _layers(moves, layers, u)
     n_seeds, max_length, batch = u.shape
     states = np.empty((n_seeds, batch, max_length + 1, len(source)), np.int64)
     actions = np.zeros((n_seeds, batch, max_length), np.int64)
     mask = np.zeros((n_seeds, batch, max_length), np.bool_)
-    arrays = [(np.ascontiguousarray(w.detach().numpy()), b.detach().numpy()) for w, b in layers]
     rows = np.zeros((n_seeds, batch, max_length + 1), np.int64)
-    widths = [w.shape[2] for w, _ in layers]
     lengths: list[int] = []
     distinct, kept = [], []
     for s, drawn in enumerate(u.numpy()):
-        (first, first_bias), *rest = ((w[s], np.ascontiguousarray(b[s, 0])) for w, b in arrays)
         kept.append([np.empty((batch * max_length, n), np.float32) for n in widths])
         length, met = _rollout(
             place,
             becomes,
             source,
-            first,
-            first_bias,
-            tuple(rest),
+            moves.blocking,
+            *layers_of[s],
             drawn,
             epsilon,
             states[s],
@@ -336,20 +396,98 @@ def sample_compiled(
         states[s, :, length + 1 : longest + 1] = states[s, :, length, None]
         rows[s, :, length + 1 : longest + 1] = rows[s, :, length, None]
     cut = torch.from_numpy(states)[:, :, : longest + 1]
+    return _with_outputs(
+        moves,
+        Trajectories(
+            states=cut,
+            actions=torch.from_numpy(actions)[..., :longest],
+            mask=torch.from_numpy(mask)[..., :longest],
+            last=cut[:, :, -1],
+        ),
+        torch.from_numpy(rows)[..., : longest + 1],
+        distinct,
+        kept,
+    )
+
+
+@torch.no_grad()
+def revisit_compiled(
+    moves: SlotMoves, layers: Sequence[tuple[Tensor, Tensor]], traj: Trajectories
+) -> CompiledTrajectories:
+    """Trajectories from elsewhere (a replay buffer), with what the network says of them now.
+
+    Args:
+        moves, layers: as in ``sample_compiled``.
+        traj: [S, B, ...]; every trajectory with one action or more.
+
+    Raises:
+        ValueError: as ``sample_compiled``.
+    """
+    layers_of, widths = _layers(moves, layers)
+    states = traj.states.contiguous().numpy()
+    lengths = traj.length.numpy()
+    rows = np.zeros(states.shape[:-1], np.int64)
+    distinct, kept = [], []
+    for s, length in enumerate(lengths):
+        kept.append([np.empty((length.sum(), n), np.float32) for n in widths])
+        distinct.append(
+            _revisit(
+                states[s],
+                length,
+                moves.becomes.shape[1],
+                *layers_of[s],
+                rows[s],
+                tuple(kept[s]),
+            )
+        )
+    return _with_outputs(moves, traj, torch.from_numpy(rows), distinct, kept)
+
+
+def _layers(
+    moves: SlotMoves, layers: Sequence[tuple[Tensor, Tensor]], *others: Tensor
+) -> tuple[list[tuple[Any, Any, Any]], list[int]]:
+    """(first weight, first bias, the other layers) of each seed, and the layers' widths."""
+    for tensor in (*others, *(x for layer in layers for x in layer)):
+        if tensor.device.type != "cpu" or tensor.dtype != torch.float32:
+            raise ValueError("the compiled rollout takes float32 tensors on the CPU")
+    n_inputs, n_outputs = layers[0][0].shape[1], layers[-1][0].shape[2]
+    fits = n_inputs == moves.becomes.shape[1] * len(moves.source)
+    if len(layers) < 2 or not fits or n_outputs < len(moves.place):
+        raise ValueError("the layers do not fit the environment's places and actions")
+    arrays = [
+        (np.ascontiguousarray(w.detach().numpy()), np.ascontiguousarray(b.detach().numpy()[:, 0]))
+        for w, b in layers
+    ]
+    per_seed = []
+    for s in range(len(layers[0][0])):
+        (first, first_bias), *rest = ((w[s], b[s]) for w, b in arrays)
+        per_seed.append((first, first_bias, tuple(rest)))
+    return per_seed, [w.shape[2] for w, _ in layers]
+
+
+def _with_outputs(
+    moves: SlotMoves,
+    traj: Trajectories,
+    rows: Tensor,
+    distinct: list[np.ndarray],
+    kept: list[list[np.ndarray]],
+) -> CompiledTrajectories:
+    """Puts the seeds' distinct states and outputs side by side, padded with the source."""
     n_distinct = [len(met) for met in distinct]
-    all_distinct = np.tile(source, (n_seeds, max(n_distinct), 1))
-    output = np.zeros((n_seeds, max(n_distinct), n_outputs), np.float32)
+    n_seeds, longest = len(distinct), max(n_distinct)
+    all_distinct = np.tile(moves.source.numpy(), (n_seeds, longest, 1))
+    output = np.zeros((n_seeds, longest, kept[0][-1].shape[1]), np.float32)
     for s, n in enumerate(n_distinct):
         all_distinct[s, :n], output[s, :n] = distinct[s], kept[s][-1][:n]
     return CompiledTrajectories(
-        states=cut,
-        actions=torch.from_numpy(actions)[..., :longest],
-        mask=torch.from_numpy(mask)[..., :longest],
-        last=cut[:, :, -1],
+        states=traj.states,
+        actions=traj.actions,
+        mask=traj.mask,
+        last=traj.last,
         distinct=torch.from_numpy(all_distinct),
-        rows=torch.from_numpy(rows)[..., : longest + 1],
+        rows=rows,
         output=torch.from_numpy(output),
         hidden=[arrays_of_seed[:-1] for arrays_of_seed in kept],
         n_distinct=n_distinct,
-        n_values=becomes.shape[1],
+        n_values=moves.becomes.shape[1],
     )

@@ -5,7 +5,7 @@ import torch
 
 from common.gfn.hypergrid import HyperGrid
 from common.gfn.nets import StackedMLP, seed_generators
-from common.gfn.rollout import sample_compiled
+from common.gfn.rollout import revisit_compiled, sample_compiled
 from common.gfn.sampling import MASKED, sample, uniforms
 from common.gfn.strings import StringEnv
 
@@ -17,6 +17,7 @@ def strings(mode: str) -> StringEnv:
 ENVS = {
     "grid": HyperGrid(4, 8),
     "small-grid": HyperGrid(2, 3),
+    "forced-stop": HyperGrid(3, 7, forced_stop=True),
     "slots": strings("slots"),
     "append": strings("append"),
     "prepend_append": strings("prepend_append"),
@@ -40,7 +41,6 @@ def test_trajectories_equal_the_generic_ones(name: str, batch: int, epsilon: flo
     u = uniforms(seed_generators((0, 1), 1), (env.max_length, batch))
     generic = sample(env, lambda s: net(env.encode(s))[..., : env.n_actions], u, epsilon=epsilon)
     moves = env.moves()
-    assert moves is not None
     ours = sample_compiled(moves, net.weights(), u, epsilon=epsilon)
     for field in ("states", "actions", "mask", "last"):
         assert torch.equal(getattr(ours, field), getattr(generic, field)), field
@@ -60,7 +60,6 @@ def test_probabilities_and_gradients(name: str) -> None:
     net = network(env, 3)
     u = uniforms(seed_generators(range(3), 1), (env.max_length, 16))
     moves = env.moves()
-    assert moves is not None
     traj = sample_compiled(moves, net.weights(), u)
     real = torch.zeros(traj.distinct.shape[:2])
     for s, n in enumerate(traj.n_distinct):
@@ -81,23 +80,46 @@ def test_probabilities_and_gradients(name: str) -> None:
         assert (a - b).abs().max() < 1e-5 * (1 + b.abs().max())
 
 
+@pytest.mark.parametrize("name", ENVS)
+def test_replayed_trajectories_see_the_current_network(name: str) -> None:
+    env = ENVS[name]
+    old, net = network(env, 2), network(env, 2, sharper=1.0)
+    u = uniforms(seed_generators((0, 1), 1), (env.max_length, 16))
+    moves = env.moves()
+    before = sample_compiled(moves, old.weights(), u)
+    after = revisit_compiled(moves, net.weights(), before)
+    assert after.n_distinct == before.n_distinct
+    seed = torch.arange(2).view(2, 1, 1).expand_as(after.rows)
+    there, then = after.distinct[seed, after.rows], before.distinct[seed, before.rows]
+    assert torch.equal(there, then)
+    expected = net(env.encode(after.distinct))
+    for s, n in enumerate(after.n_distinct):
+        assert (after.output[s, :n] - expected[s, :n]).abs().max() < 1e-5
+    weight = torch.randn(expected.shape, generator=torch.Generator().manual_seed(0))
+    for s, n in enumerate(after.n_distinct):
+        weight[s, n:] = 0
+    ours = torch.autograd.grad(
+        (after.outputs(net.weights()).sin() * weight).sum(), list(net.parameters())
+    )
+    theirs = torch.autograd.grad((expected.sin() * weight).sum(), list(net.parameters()))
+    for a, b in zip(ours, theirs, strict=True):
+        assert (a - b).abs().max() < 1e-5 * (1 + b.abs().max())
+
+
 def test_no_forbidden_action_from_a_broken_network() -> None:
     env = ENVS["slots"]
     net = network(env, 1)
     with torch.no_grad():
         net.layers[-1].weight.fill_(torch.nan)
     moves = env.moves()
-    assert moves is not None
     traj = sample_compiled(moves, net.weights(), torch.ones(1, env.max_length, 4))
     assert ((traj.states >= 0) & (traj.states <= env.empty)).all()
     assert (traj.last != env.empty).all()
 
 
 def test_what_it_cannot_do() -> None:
-    assert HyperGrid(2, 5, forced_stop=True).moves() is None
     env = ENVS["grid"]
     moves = env.moves()
-    assert moves is not None
     u = torch.rand(1, env.max_length, 2)
     with pytest.raises(ValueError, match="float32"):
         sample_compiled(moves, network(env, 1).double().weights(), u)

@@ -1,12 +1,13 @@
-"""Trajectories per CPU second of a trajectory-balance training step, ours against torchgfn.
+"""Trajectories per CPU second of a TB, DB or SubTB training step, ours against torchgfn.
 
     python -m papers.gfn_losses.bench [--json FILE]
 
 Batch 16 and 256 with one seed, and batch 16 with ten seeds stacked, which is how this project
 trains (the peer trains one seed after the other). The same HyperGrid (D=4, H=8), the same network
-(MLP 2x256, LeakyReLU, torso shared by P_F and a learned P_B), Adam, on-policy; repeats of both
-sides are interleaved and medians compared. CPU time, so that neither the machine's other load nor
-threads count. Both sides train on the forward pass of the rollout; ours is what
+(MLP 2x256, LeakyReLU, torso shared by P_F, a learned P_B and, for DB and SubTB, log F), Adam,
+on-policy; repeats of both sides are interleaved and medians compared. CPU time, so that neither
+the machine's other load nor threads count. Both sides train on the forward pass of the rollout
+(the peer's DB and SubTB evaluate log F once more, as its API has it); ours is what
 ``train.py --reuse`` runs.
 """
 
@@ -25,7 +26,12 @@ from torch import nn
 from common.cli import run_cli
 from common.gfn.coordinates import sample_states, visit_distinct
 from common.gfn.hypergrid import HyperGrid
-from common.gfn.nets import StackedMLP, adam, clip_grad_norm_per_seed, seed_generators
+from common.gfn.nets import (
+    StackedMLP,
+    adam_with_log_Z,
+    clip_grad_norm_per_seed,
+    seed_generators,
+)
 from common.gfn.rollout import CompiledTrajectories
 from common.gfn.sampling import uniforms
 from common.torch_utils import setup
@@ -44,27 +50,26 @@ class BenchConfig:
     json: Path | None = None  # write the numbers here as well
     batches: tuple[int, ...] = (16, 256, 16)  # trajectories per step and seed
     seeds: tuple[int, ...] = (1, 1, 10)  # seeds that our side stacks, for each batch
-    repeats: int = 15  # interleaved repeats of each side
+    objectives: tuple[str, ...] = ("tb", "db", "stb")
+    repeats: int = 9  # interleaved repeats of each side
     steps: int = 10  # training steps per repeat
 
 
-def our_step(batch: int, n_seeds: int) -> Callable[[], None]:
+def our_step(objective: str, batch: int, n_seeds: int) -> Callable[[], None]:
     """One training step of this project's code, all seeds at once."""
     env = HyperGrid(NDIM, HEIGHT, REWARD)
     n_out = env.n_actions + env.n_backward + 1
     net = StackedMLP(seed_generators(range(n_seeds), 0), (env.input_dim, HIDDEN, HIDDEN, n_out))
-    log_Z = nn.Parameter(torch.zeros(n_seeds))
-    groups = [{"params": list(net.parameters())}, {"params": [log_Z], "lr": 0.1}]
-    optimizer = adam(groups)
-    parameters = [*net.parameters(), log_Z]
+    log_Z = nn.Parameter(torch.zeros(n_seeds)) if objective == "tb" else None
+    optimizer, parameters = adam_with_log_Z(net, log_Z, lr=1e-3, lr_log_Z=0.1)
     generators = seed_generators(range(n_seeds), 1)
 
     def step() -> None:
         u = uniforms(generators, (env.max_length, batch))
         traj = sample_states(net, env, u)
         assert isinstance(traj, CompiledTrajectories)
-        visited = visit_distinct(net, env, traj, flow=False)
-        surrogate, _ = grid_loss("tb", visited, traj, env.stop, log_Z, 0.9, QUADRATIC, 50.0)
+        visited = visit_distinct(net, env, traj, flow=objective != "tb")
+        surrogate, _ = grid_loss(objective, visited, traj, env.stop, log_Z, 0.9, QUADRATIC, 50.0)
         optimizer.zero_grad()
         surrogate.sum().backward()
         clip_grad_norm_per_seed(parameters, 1000.0)
@@ -73,10 +78,10 @@ def our_step(batch: int, n_seeds: int) -> Callable[[], None]:
     return step
 
 
-def peer_step(batch: int) -> Callable[[], None]:
-    """One training step as torchgfn's HyperGrid tutorial does it (log-probabilities kept)."""
-    from gfn.estimators import DiscretePolicyEstimator
-    from gfn.gflownet import TBGFlowNet
+def peer_step(objective: str, batch: int) -> Callable[[], None]:
+    """One training step as torchgfn's HyperGrid tutorials do it (log-probabilities kept)."""
+    from gfn.estimators import DiscretePolicyEstimator, ScalarEstimator
+    from gfn.gflownet import DBGFlowNet, SubTBGFlowNet, TBGFlowNet
     from gfn.gym import HyperGrid as PeersGrid
     from gfn.preprocessors import KHotPreprocessor
     from gfn.utils.modules import MLP
@@ -91,14 +96,27 @@ def peer_step(batch: int) -> Callable[[], None]:
     pb = DiscretePolicyEstimator(
         backward, env.n_actions, preprocessor=preprocessor, is_backward=True
     )
-    model = TBGFlowNet(pf=pf, pb=pb, init_logZ=0.0)
-    optimizer = torch.optim.Adam(model.pf_pb_parameters(), lr=1e-3)
-    optimizer.add_param_group({"params": model.logz_parameters(), "lr": 0.1})
+    if objective == "tb":
+        model = TBGFlowNet(pf=pf, pb=pb, init_logZ=0.0)
+        optimizer = torch.optim.Adam(model.pf_pb_parameters(), lr=1e-3)
+        optimizer.add_param_group({"params": model.logz_parameters(), "lr": 0.1})
+    else:
+        flow = MLP(n_in, 1, HIDDEN, 2, trunk=forward.trunk)
+        log_flow = ScalarEstimator(flow, preprocessor=preprocessor)
+        if objective == "db":
+            model = DBGFlowNet(pf=pf, pb=pb, logF=log_flow)
+        else:
+            model = SubTBGFlowNet(
+                pf=pf, pb=pb, logF=log_flow, lamda=0.9, weighting="geometric_within"
+            )
+        parameters = {id(p): p for p in model.parameters()}  # the trunk is shared
+        optimizer = torch.optim.Adam(parameters.values(), lr=1e-3)
 
     def step() -> None:
         batch_of = model.sample_trajectories(env, n=batch, save_logprobs=True)
         optimizer.zero_grad()
-        model.loss(env, batch_of, recalculate_all_logprobs=False).backward()
+        samples = model.to_training_samples(batch_of)
+        model.loss(env, samples, recalculate_all_logprobs=False).backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1000.0)
         optimizer.step()
 
@@ -109,8 +127,16 @@ def bench(cfg: BenchConfig) -> None:
     """Prints trajectories per second of both sides and their ratio."""
     setup("cpu", 0)
     result = {}
-    for batch, n_seeds in zip(cfg.batches, cfg.seeds, strict=True):
-        sides = {"ours": our_step(batch, n_seeds), "torchgfn": peer_step(batch)}
+    settings = [
+        (objective, batch, n_seeds)
+        for objective in cfg.objectives
+        for batch, n_seeds in zip(cfg.batches, cfg.seeds, strict=True)
+    ]
+    for objective, batch, n_seeds in settings:
+        sides = {
+            "ours": our_step(objective, batch, n_seeds),
+            "torchgfn": peer_step(objective, batch),
+        }
         for step in sides.values():  # warm up
             step()
             step()
@@ -124,11 +150,12 @@ def bench(cfg: BenchConfig) -> None:
         rate = {"ours": n_seeds * batch / median(seconds["ours"])}
         rate["torchgfn"] = batch / median(seconds["torchgfn"])
         ratio = rate["ours"] / rate["torchgfn"]
-        result[f"batch {batch}, seeds {n_seeds}"] = {**rate, "ratio": ratio}
+        result[f"{objective}, batch {batch}, seeds {n_seeds}"] = {**rate, "ratio": ratio}
         print(
-            f"TB step, HyperGrid D={NDIM} H={HEIGHT}, batch {batch}, {n_seeds} seed(s): "
-            f"ours {rate['ours']:.0f}, torchgfn {rate['torchgfn']:.0f} trajectories/s of CPU, "
-            f"ratio {ratio:.1f}" + ("" if ratio >= AIM else f" (below the aim of {AIM:.0f})"),
+            f"{objective.upper()} step, HyperGrid D={NDIM} H={HEIGHT}, batch {batch}, "
+            f"{n_seeds} seed(s): ours {rate['ours']:.0f}, torchgfn {rate['torchgfn']:.0f} "
+            f"trajectories/s of CPU, ratio {ratio:.1f}"
+            + ("" if ratio >= AIM else f" (below the aim of {AIM:.0f})"),
             flush=True,
         )
     if cfg.json:

@@ -11,18 +11,16 @@ of an arm at a round therefore does not depend on what was played before, and al
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-import numba
 import numpy as np
 from numpy.typing import NDArray
 
 from common.errors import UserError, choose
+from common.jit import jit_of
 
 TAIL_ABOVE_ALPHA = 0.05  # tail index minus alpha: the alpha-th moment is finite, barely
 GAP = 0.2  # Delta of E2, E3
@@ -33,27 +31,7 @@ TALLY = ("regret", "best_pulls", "skipped")  # what a run counts, in this order
 REGRET, BEST_PULLS, SKIPPED = range(3)
 
 
-def compiled_digest(folder: Path) -> str:
-    """Digest of the sources whose functions are compiled into one another."""
-    sources = (folder / name for name in ("task.py", "method.py", "baselines.py"))
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()[:16]
-
-
-_CACHE = Path(__file__).parent / "__pycache__" / f"numba-{compiled_digest(Path(__file__).parent)}"
-
-
-def jit(function: Callable) -> Callable:
-    """Numba's njit, cached on disk by the content of all sources that may be compiled into it.
-
-    Numba's own cache looks at the file of the function alone: after an edit of ``draw_loss`` here,
-    the loops of ``method.py`` would go on with the old one.
-    """
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(_CACHE)
-    try:
-        return numba.njit(cache=True, error_model="numpy")(function)
-    finally:
-        numba.config.CACHE_DIR = before
+jit = jit_of(*(Path(__file__).with_name(f"{name}.py") for name in ("task", "method", "baselines")))
 
 
 class Bandit(NamedTuple):

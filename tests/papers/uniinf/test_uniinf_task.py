@@ -2,7 +2,6 @@
 
 import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -230,14 +229,3 @@ def test_bad_environments_are_refused_in_one_line() -> None:
         task.make_env("e3-s2", 1.5, 100)
     with pytest.raises(UserError, match="alpha"):
         task.make_env("e1", 2.5, 100)
-
-
-def test_compiled_code_is_cached_by_all_its_sources(tmp_path: Path) -> None:
-    """An edit of the loss generator must not leave the loops with the old one."""
-    for name in ("task.py", "method.py", "baselines.py"):
-        (tmp_path / name).write_text("a = 1\n")
-    digests = {task.compiled_digest(tmp_path)}
-    for name in ("task.py", "method.py", "baselines.py"):
-        (tmp_path / name).write_text("a = 2\n")
-        digests.add(task.compiled_digest(tmp_path))
-    assert len(digests) == 4

@@ -35,6 +35,12 @@ class Env(Protocol):
     def log_reward(self, states: Tensor) -> Tensor: ...
 
 
+class ReversibleEnv(Env, Protocol):
+    """An environment that also says which forward action a backward action undoes."""
+
+    def forward_action(self, states: Tensor, backward_actions: Tensor) -> Tensor: ...
+
+
 @dataclass
 class Trajectories:
     """A batch of complete trajectories."""
@@ -193,29 +199,64 @@ def _take(x: Tensor, rows: Tensor) -> Tensor:
     return x.gather(1, index.expand(*rows.shape, *x.shape[2:]))
 
 
-def sample_backward(env: Env, objects: Tensor, u: Tensor) -> Trajectories:
-    """Trajectories that end in given objects, drawn from the uniform backward policy.
+@torch.no_grad()
+def sample_backward(
+    env: ReversibleEnv,
+    objects: Tensor,
+    u: Tensor,
+    logits_fn: Callable[[Tensor], Tensor] | None = None,
+) -> Trajectories:
+    """Trajectories that end in given objects, drawn from a backward policy.
 
-    For environments without a stop action in which all complete objects have the same number of
-    steps.
+    With a stop action the objects may lie at different depths: the trajectories are aligned at the
+    source, the stop action ends each, and padding follows as everywhere.
 
     Args:
         objects: [..., *state] with any leading axes.
-        u: uniform numbers [T, ...] with T = env.max_length.
+        u: uniform numbers [T, ...] with T at least the longest way back (stop not counted).
+        logits_fn: states [..., *state] -> backward logits [..., A_b] (before masking); None: the
+            uniform backward policy.
     """
     state = objects
-    states, actions = [state], []
-    for t in range(env.max_length):
+    states, actions, moved = [state], [], []
+    for drawn in u:
         mask = env.backward_mask(state)
-        back = choose_by_inverse_cdf(mask.float(), u[t])
-        actions.append(env.forward_action(state, back))  # type: ignore[attr-defined]
-        state = env.backward_step(state, back)
+        alive = mask.any(-1)
+        if not bool(alive.any()):
+            break
+        if logits_fn is None:
+            weights = mask.float()
+        else:
+            weights = torch.softmax(logits_fn(state).masked_fill(~mask, MASKED), -1)
+        # clamp: a row that is at the source has no weights at all
+        back = choose_by_inverse_cdf(weights, drawn).clamp(max=env.n_backward - 1)
+        actions.append(env.forward_action(state, back))
+        before = env.backward_step(state, back)
+        axes = state.dim() - alive.dim()
+        state = torch.where(alive.view(*alive.shape, *([1] * axes)), before, state)
         states.append(state)
-    time = objects.dim() - 1
-    stacked = torch.stack(actions[::-1], -1)
+        moved.append(alive)
+    axis = u.dim() - 1  # of time
+    if not actions:  # every object is the source
+        moves = torch.zeros(objects.shape[:axis], dtype=torch.long, device=objects.device)
+        all_actions = torch.zeros_like(moves).unsqueeze(-1)
+    else:
+        moves = torch.stack(moved, -1).sum(-1)
+        all_actions = torch.stack(actions, -1)  # backward in time
+    n_steps = len(actions) + (env.stop is not None)
+    time = torch.arange(n_steps + 1, device=objects.device)
+    left = moves.unsqueeze(-1) - time  # moves still to come before forward step ``time``
+    chosen = all_actions.gather(-1, (left[..., :-1] - 1).clamp(min=0))
+    mask = left[..., :-1] > 0
+    if env.stop is not None:
+        chosen = torch.where(left[..., :-1] == 0, env.stop, chosen)
+        mask = left[..., :-1] >= 0
+    stacked = torch.stack(states, axis)
+    rest = stacked.shape[axis + 1 :]
+    index = left.clamp(min=0).view(*left.shape, *([1] * len(rest))).expand(*left.shape, *rest)
     return Trajectories(
-        states=torch.stack(states[::-1], time),
-        actions=stacked,
-        mask=torch.ones_like(stacked, dtype=torch.bool),
+        states=stacked.gather(axis, index),
+        actions=chosen.masked_fill(~mask, 0),
+        mask=mask,
         last=objects,
     )

@@ -1,0 +1,1 @@
+"""QGFN: Controllable Greediness with Action Values (Lau et al., NeurIPS 2024)."""

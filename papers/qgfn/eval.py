@@ -1,0 +1,223 @@
+"""A run directory -> rows of metrics, the inference sweep over mixtures and p included.
+
+    python -m papers.qgfn.eval --run DIR
+
+No network is trained here: each trained pair is sampled with every mixture at every p.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from common.cli import run_cli
+from common.gfn.dag import EnumeratedDAG
+from common.gfn.exact import terminating_distribution
+from common.gfn.nets import seed_generators
+from common.gfn.sampling import masked_log_softmax, sample, uniforms
+from common.run import Run
+from papers.qgfn.baselines import METHODS, VARIANTS
+from papers.qgfn.learning import behaviour
+from papers.qgfn.method import MIXTURES
+from papers.qgfn.networks import Networks
+from papers.qgfn.task import StringTask
+from papers.qgfn.train import Config, exponent, make_networks, make_task
+
+PS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0)  # p of the sweep
+LAST_SHARE = 0.1  # "mean reward" is that of the last tenth of the training samples
+CHUNK = 8192  # states per forward pass
+
+
+@dataclass
+class EvalConfig:
+    """Evaluate one finished run."""
+
+    run: Path  # run directory
+    device: str = "cpu"  # unused: the networks are small
+    samples: int = 1000  # objects drawn per policy
+
+
+@dataclass
+class Measured:
+    """What a policy samples, per seed."""
+
+    reward: list[float]  # mean raw reward: exact where the task is enumerable
+    distance: list[float]  # mean pairwise distance of the samples
+    modes: list[int]  # modes among the samples
+    entropy: list[float] | None = None  # of the objects, exact, nats
+    l1: list[float] | None = None  # sum |P_T - R^beta/Z|, exact
+
+
+class Policies:
+    """The policies of one trained run, all seeds at once."""
+
+    def __init__(
+        self, task: StringTask, nets: Networks | None, seeds: tuple[int, ...], beta: float, n: int
+    ) -> None:
+        self.task, self.nets, self.seeds, self.n_samples = task, nets, seeds, n
+        self.dag: EnumeratedDAG | None = None
+        self.gap = 0.0  # largest difference between a mixture at p=0 and P_F
+        if task.enumerable:
+            self._tabulate(beta)
+
+    @torch.no_grad()
+    def _tabulate(self, beta: float) -> None:
+        env = self.task.env
+        self.dag = env.dag()
+        self.objects = torch.isfinite(self.dag.log_reward)
+        self.states = env.all_states()
+        self.inner = self.states[~self.objects]
+        self.reward = torch.zeros(self.dag.n_states, dtype=torch.float64)
+        self.reward[self.objects] = self.task.score(self.states[self.objects])[0].double()
+        log_reward = torch.full_like(self.reward, -torch.inf)
+        log_reward[self.objects] = self.task.log_reward(self.reward[self.objects], beta)
+        self.target = torch.softmax(log_reward, 0)
+        self.logits = self.q = None
+        if self.nets is None:
+            return
+        parts = [
+            self.nets(part.expand(len(self.seeds), -1, -1)) for part in self.inner.split(CHUNK)
+        ]
+        if parts[0][0] is not None:
+            self.logits = torch.cat([logits for logits, _, _ in parts], 1)  # type: ignore[misc]
+        if parts[0][1] is not None:
+            self.q = torch.cat([q for _, q, _ in parts], 1)  # type: ignore[misc]
+
+    def measure(self, mixture: str | None, p: float, epsilon: float = 0.0) -> Measured:
+        """Samples of mu at p, and what can be known exactly."""
+        if self.dag is None:
+            return self._sampled(mixture, p, epsilon)
+        return self._exact(mixture, p, epsilon)
+
+    def _sampled(self, mixture: str | None, p: float, epsilon: float) -> Measured:
+        env = self.task.env
+        # the same uniform numbers for every policy
+        u = uniforms(seed_generators(self.seeds, 3), (env.length, self.n_samples))
+        mu = behaviour(self.nets, env, mixture, p)
+        objects = sample(env, mu, u, epsilon=epsilon).last
+        reward, hits = self.task.score(objects)
+        modes = self.task.count(hits.any(1)).reshape(len(self.seeds), -1)[:, 0]
+        distance = [self.task.distance(x) for x in objects]
+        return Measured(reward.double().mean(1).tolist(), distance, modes.tolist())
+
+    def _exact(self, mixture: str | None, p: float, epsilon: float) -> Measured:
+        assert self.dag is not None
+        log_mu = self.table(mixture, p)
+        mu = log_mu.double().exp()
+        if epsilon:
+            mu = (1 - epsilon) * mu + epsilon / mu.shape[-1]
+        result = Measured([], [], [], [], [])
+        assert result.entropy is not None and result.l1 is not None
+        full = torch.full((self.dag.n_states, self.dag.n_actions), -torch.inf, dtype=torch.float64)
+        for i, generator in enumerate(seed_generators(self.seeds, 3)):
+            full[~self.objects] = mu[i].log()
+            p_terminal = terminating_distribution(self.dag, full)
+            result.reward.append(float((p_terminal * self.reward).sum()))
+            result.entropy.append(float(torch.special.entr(p_terminal).sum()))
+            result.l1.append(float((p_terminal - self.target).abs().sum()))
+            u = torch.rand(self.n_samples, generator=generator, dtype=torch.float64)
+            cdf = p_terminal.cumsum(0)
+            drawn = self.states[torch.searchsorted(cdf, u * cdf[-1], right=True)]
+            result.distance.append(self.task.distance(drawn))
+            result.modes.append(int(self.task.count(self.task.score(drawn)[1].any(0))))
+        return result
+
+    def table(self, mixture: str | None, p: float) -> Tensor:
+        """log mu at all incomplete states. [S, N, A]."""
+        shape = (len(self.seeds), len(self.inner), self.task.env.n_actions)
+        mask = torch.ones(shape, dtype=torch.bool)
+        logits = torch.zeros(shape) if self.logits is None else self.logits
+        if mixture is None:
+            return masked_log_softmax(logits, mask)
+        assert self.q is not None
+        return MIXTURES[mixture](logits, self.q, mask, p)
+
+    @torch.no_grad()
+    def gap_at_zero(self, mixture: str) -> float:
+        """Largest |mu - P_F| at p = 0, over all states or those of a rollout."""
+        assert self.nets is not None
+        env = self.task.env
+        u = uniforms(seed_generators(self.seeds, 4), (env.length, 100))
+        states = sample(env, behaviour(self.nets, env, None, 0.0), u).states[..., :-1, :]
+        logits, q, _ = self.nets(states)
+        assert logits is not None and q is not None
+        mu = MIXTURES[mixture](logits, q, env.forward_mask(states), 0.0).exp()
+        return float((mu - torch.softmax(logits, -1)).abs().max())
+
+
+def evaluate(cfg: EvalConfig) -> None:
+    """Writes eval.json."""
+    run = Run.load(cfg.run)
+    config = run.config(Config)
+    rows: list[dict[str, Any]] = []
+
+    def add(metric: str, values: Any, **labels: Any) -> None:
+        for seed, value in zip(config.seed, values, strict=True):
+            key = {"method": config.method, "task": config.task, "seed": seed, "metric": metric}
+            rows.append({**key, "value": value, **labels})
+
+    lines = run.metrics()
+    trajectories = [line["step"] * config.batch for line in lines]
+    n_last = max(1, round(LAST_SHARE * len(lines)))
+    for metric in ("mean_reward", "top_reward", "pruned", "policy_loss", "value_loss", "modes"):
+        if metric in lines[0]:
+            values = np.array([line[metric] for line in lines], dtype=float)  # [lines, S, ...]
+            curve = values if values.ndim == 2 else values[..., 0]
+            add(metric, curve.T.tolist(), step=trajectories)
+            if metric == "mean_reward":
+                add("mean_reward_last", curve[-n_last:].mean(0).tolist())
+            if metric == "modes":
+                add("modes_found", curve[-1].tolist())
+                if values.ndim == 3:
+                    add("modes_found_within_2", values[-1, :, 1].tolist())
+            if metric in ("top_reward", "pruned"):
+                add(f"{metric}_final", curve[-1].tolist())
+
+    if config.task != "seh":
+        strings(config, run.final(), cfg.samples, add)
+    else:
+        for metric in ("similarity", "sample_reward"):
+            add(metric, [run.final()[metric]])
+    run.write_eval(rows)
+
+
+def strings(config: Config, final: Any, n_samples: int, add: Any) -> None:
+    """The final model's samples, and for the mixtures the sweep over p."""
+    torch.set_num_threads(1)
+    method = METHODS[config.method]
+    task = make_task(config)
+    nets = None
+    if method.learns_pf or method.learns_q:
+        nets = make_networks(config, task)
+        nets.load_state_dict(final["nets"])
+        nets.eval().requires_grad_(False)
+    policies = Policies(task, nets, config.seed, exponent(config, task), n_samples)
+    p = method.p if config.p is None else config.p
+    own = policies.measure(method.mixture, p, method.epsilon)
+    for name, values in vars(own).items():
+        if values is not None and name != "l1":
+            add(f"final_{name}", values)
+    if config.method not in VARIANTS:
+        if own.l1 is not None and method.mixture is None:
+            add("l1_of_pf", own.l1)
+        return
+    assert method.mixture is not None
+    alone = policies.measure(method.mixture, 0.0)
+    if alone.l1 is not None:
+        add("l1_of_pf", alone.l1)
+    add("p0_gap", [policies.gap_at_zero(method.mixture)] * len(config.seed))
+    for mixture in MIXTURES:
+        found = [alone, *(policies.measure(mixture, p) for p in PS[1:])]
+        for name in ("reward", "distance", "modes", "entropy"):
+            if getattr(alone, name) is not None:
+                values = np.array([getattr(m, name) for m in found], dtype=float).T  # [S, P]
+                add(f"sweep_{name}", values.tolist(), step=list(PS), mixture=mixture)
+
+
+if __name__ == "__main__":
+    run_cli(evaluate, EvalConfig)

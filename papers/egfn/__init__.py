@@ -1,0 +1,1 @@
+"""Evolution Guided Generative Flow Networks (Ikram, Pan, Liu, TMLR 2025)."""

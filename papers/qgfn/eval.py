@@ -21,6 +21,7 @@ from common.gfn.exact import terminating_distribution
 from common.gfn.nets import seed_generators
 from common.gfn.sampling import masked_log_softmax, sample, uniforms
 from common.run import Run
+from common.torch_utils import setup
 from papers.qgfn.baselines import METHODS, VARIANTS
 from papers.qgfn.learning import behaviour
 from papers.qgfn.method import MIXTURES
@@ -38,7 +39,7 @@ class EvalConfig:
     """Evaluate one finished run."""
 
     run: Path  # run directory
-    device: str = "cpu"  # unused: the networks are small
+    device: str = "cpu"  # where policies are sampled (cuda: worth it for the transformer)
     samples: int = 1000  # objects drawn per policy
 
 
@@ -61,7 +62,6 @@ class Policies:
     ) -> None:
         self.task, self.nets, self.seeds, self.n_samples = task, nets, seeds, n
         self.dag: EnumeratedDAG | None = None
-        self.gap = 0.0  # largest difference between a mixture at p=0 and P_F
         if task.enumerable:
             self._tabulate(beta)
 
@@ -80,9 +80,8 @@ class Policies:
         self.logits = self.q = None
         if self.nets is None:
             return
-        parts = [
-            self.nets(part.expand(len(self.seeds), -1, -1)) for part in self.inner.split(CHUNK)
-        ]
+        seeds = len(self.seeds)
+        parts = [self.nets(part.expand(seeds, -1, -1)) for part in self.inner.split(CHUNK)]
         if parts[0][0] is not None:
             self.logits = torch.cat([logits for logits, _, _ in parts], 1)  # type: ignore[misc]
         if parts[0][1] is not None:
@@ -97,7 +96,7 @@ class Policies:
     def _sampled(self, mixture: str | None, p: float, epsilon: float) -> Measured:
         env = self.task.env
         # the same uniform numbers for every policy
-        u = uniforms(seed_generators(self.seeds, 3), (env.length, self.n_samples))
+        u = uniforms(seed_generators(self.seeds, 3, env.device), (env.length, self.n_samples))
         mu = behaviour(self.nets, env, mixture, p)
         objects = sample(env, mu, u, epsilon=epsilon).last
         reward, hits = self.task.score(objects)
@@ -139,15 +138,16 @@ class Policies:
 
     @torch.no_grad()
     def gap_at_zero(self, mixture: str) -> float:
-        """Largest |mu - P_F| at p = 0, over all states or those of a rollout."""
+        """Largest |mu - P_F| at p = 0, over the states of a rollout."""
         assert self.nets is not None
         env = self.task.env
-        u = uniforms(seed_generators(self.seeds, 4), (env.length, 100))
+        u = uniforms(seed_generators(self.seeds, 4, env.device), (env.length, 20))
         states = sample(env, behaviour(self.nets, env, None, 0.0), u).states[..., :-1, :]
         logits, q, _ = self.nets(states)
         assert logits is not None and q is not None
-        mu = MIXTURES[mixture](logits, q, env.forward_mask(states), 0.0).exp()
-        return float((mu - torch.softmax(logits, -1)).abs().max())
+        mask = env.forward_mask(states)
+        mu = MIXTURES[mixture](logits, q, mask, 0.0).exp()
+        return float((mu - masked_log_softmax(logits, mask).exp()).abs().max())
 
 
 def evaluate(cfg: EvalConfig) -> None:
@@ -179,24 +179,25 @@ def evaluate(cfg: EvalConfig) -> None:
                 add(f"{metric}_final", curve[-1].tolist())
 
     if config.task != "seh":
-        strings(config, run.final(), cfg.samples, add)
+        strings(config, run.final(), cfg, add)
     else:
         for metric in ("similarity", "sample_reward"):
             add(metric, [run.final()[metric]])
     run.write_eval(rows)
 
 
-def strings(config: Config, final: Any, n_samples: int, add: Any) -> None:
+def strings(config: Config, final: Any, cfg: EvalConfig, add: Any) -> None:
     """The final model's samples, and for the mixtures the sweep over p."""
-    torch.set_num_threads(1)
     method = METHODS[config.method]
     task = make_task(config)
+    device = setup("cpu" if task.enumerable else cfg.device, config.seed[0])
+    task.env.device = device
     nets = None
     if method.learns_pf or method.learns_q:
         nets = make_networks(config, task)
         nets.load_state_dict(final["nets"])
-        nets.eval().requires_grad_(False)
-    policies = Policies(task, nets, config.seed, exponent(config, task), n_samples)
+        nets.to(device).eval().requires_grad_(False)
+    policies = Policies(task, nets, config.seed, exponent(config, task), cfg.samples)
     p = method.p if config.p is None else config.p
     own = policies.measure(method.mixture, p, method.epsilon)
     for name, values in vars(own).items():

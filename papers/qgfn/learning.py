@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -140,6 +140,14 @@ def at_edges(table: Tensor, place: Tensor, actions: Tensor) -> Tensor:
     """table[s, place, action]. [S, U, A], [S, B, T], [S, B, T] -> [S, B, T]."""
     index = place * table.shape[-1] + actions
     return table.flatten(1).gather(1, index.flatten(1)).view(index.shape)
+
+
+def decay(
+    optimizer: torch.optim.Optimizer, rates: Sequence[tuple[float, float]], step: int
+) -> None:
+    """Sets the groups' learning rates: (rate at step 0, steps in which it halves or 0: never)."""
+    for group, (rate, half_life) in zip(optimizer.param_groups, rates, strict=False):
+        group["lr"] = rate * 0.5 ** (step / half_life) if half_life else rate
 
 
 class Tally:

@@ -26,7 +26,7 @@ from common.gfn.sampling import sample, uniforms
 from common.run import Run
 from common.torch_utils import setup
 from papers.qgfn.baselines import METHODS
-from papers.qgfn.learning import Tally, behaviour, learn
+from papers.qgfn.learning import Tally, behaviour, decay, learn
 from papers.qgfn.method import TAU_Q, ramp, update_lagged
 from papers.qgfn.networks import Networks
 from papers.qgfn.task import TASKS, StringTask, bits_task, qed_task, qm9_task, rna_task
@@ -69,6 +69,7 @@ class Config:
     proxy: str = "seh_proxy.npz"  # seh: proxy weights in $PAPERS_DATA/seh
     width: int = 128  # seh: width of the graph transformers [paper]
     max_blocks: int = 8  # seh: fragments per molecule
+    samples: int = 1000  # seh: molecules drawn from the final model
 
 
 def make_task(cfg: Config) -> StringTask:
@@ -145,6 +146,7 @@ def train_strings(cfg: Config) -> None:
             weight_decay=cfg.weight_decay,
         )
     generators = seed_generators(cfg.seed, 1, device)
+    rates = ((cfg.lr, cfg.lr_half_life), (cfg.lr_log_Z, cfg.log_Z_half_life))
     tally = Tally(n_seeds, task, cfg.eval_every * cfg.batch, device)
     learning = {"nets": nets, "lagged": lagged, "sampler": sampler, "optimizer": optimizer}
 
@@ -194,7 +196,7 @@ def train_strings(cfg: Config) -> None:
             optimizer.zero_grad()
             learned.total().backward()
             clip_grad_norm_per_seed(list(nets.parameters()), cfg.grad_clip)
-            decay(optimizer, cfg, step)
+            decay(optimizer, rates, step)
             optimizer.step()
             if lagged is not None:
                 update_lagged(lagged.values(), nets.values(), cfg.tau_q)
@@ -216,20 +218,12 @@ def train_strings(cfg: Config) -> None:
                 line["log_Z"] = log_Z.tolist()
             if learned is not None and learned.value_loss is not None:
                 line["value_loss"] = learned.value_loss.tolist()
-            if learned is not None and method.ramps:
+            if learned is not None and method.mixture is not None and method.ramps:
                 line["pruned"] = learned.pruned(method.mixture, p).tolist()
             run.log(step, **line)
         if run.due(step):
             run.save(step, checkpoint())
     run.finish(checkpoint())
-
-
-def decay(optimizer: torch.optim.Optimizer, cfg: Config, step: int) -> None:
-    """Learning rates halve every so many steps."""
-    rates = ((cfg.lr, cfg.lr_half_life), (cfg.lr_log_Z, cfg.log_Z_half_life))
-    for group, (rate, half_life) in zip(optimizer.param_groups, rates, strict=False):
-        if half_life:
-            group["lr"] = rate * 0.5 ** (step / half_life)
 
 
 if __name__ == "__main__":

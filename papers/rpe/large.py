@@ -6,8 +6,6 @@ they are. One seed per run. Rewards are folded when a string is complete, once p
 
 from __future__ import annotations
 
-import math
-
 import torch
 from torch import Tensor
 
@@ -31,8 +29,6 @@ class LargeStrings:
         self.env = StringEnv("prepend_append", length, 4, self._log_reward, device=device)
         self.n_actions, self.n_backward = self.env.n_actions, self.env.n_backward
         self.input_dim, self.max_length = self.env.input_dim, length
-        self.max_log_g = length * math.log(4)  # g = V^t with parallel edges
-        self.max_log_reward = math.log(10.0)
         self._reference: tuple[float, float] | None = None
 
     def _log_reward(self, strings: Tensor) -> Tensor:
@@ -127,7 +123,7 @@ class LargeStrings:
         )
         return local_traj, dag
 
-    # -- metrics, estimated --------------------------------------------------------------------------
+    # -- metrics, estimated ----------------------------------------------------------------------
 
     def no_modes(self) -> Tensor:
         """The list of found modes, empty. [0, L]."""
@@ -150,7 +146,7 @@ class LargeStrings:
     def evaluate(
         self, net: StackedMLP, learner: Learner, u: Tensor, found: Tensor, n_reference: int
     ) -> tuple[dict[str, Tensor], Tensor]:
-        """Mean reward, accuracy and modes of samples of the policy, and the list of modes so far."""
+        """Mean reward, accuracy and modes of samples of the policy; the list of modes so far."""
         threshold, expected = self.reference(n_reference)
         sampled = sample(self.env, lambda s: self.policy_logits(net, learner, s), u).last[0]
         log_reward = self._log_reward(sampled)

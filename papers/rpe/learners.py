@@ -59,11 +59,9 @@ def mean_over(values: Tensor, mask: Tensor) -> Tensor:
     return (kept * mean_weights(mask)).flatten(1).sum(1)
 
 
-def log_terminal_targets(
-    dag: EnumeratedDAG, traj: Trajectories, log_c: float, rectified: bool
-) -> Tensor:
-    """log of g(x) R(x)/c of the objects, g taken along the trajectories. [S, B] float64."""
-    target = dag.log_reward[traj.last] - log_c
+def log_terminal_targets(dag: EnumeratedDAG, traj: Trajectories, rectified: bool) -> Tensor:
+    """log R'(x) = log g(x) R(x) of the objects, g taken along the trajectories. [S, B] float64."""
+    target = dag.log_reward[traj.last]
     if not rectified:
         return target
     log_a, log_b = method.log_out_degree(dag), method.log_in_degree(dag)
@@ -72,7 +70,7 @@ def log_terminal_targets(
 
 
 def rpe_loss(
-    net: StackedMLP, dag: EnumeratedDAG, traj: Trajectories, learner: Learner, log_c: float
+    net: StackedMLP, dag: EnumeratedDAG, traj: Trajectories, learner: Learner, log_c: Tensor
 ) -> Tensor:
     """Mean over the visited states of (g F - V^)^2 with targets from all children. [S]."""
     visited = part_of(traj.states)
@@ -84,7 +82,8 @@ def rpe_loss(
         v_around = evaluate_rows(net, dag, around.rows)[..., 0]
         v_children = at_states(v_around, around.at(children.clamp(min=0)))
         inner = method.log_targets(v_children, children >= 0)  # [S, U]
-        terminal = log_terminal_targets(dag, traj, log_c, learner.rectified).to(inner.dtype)
+        terminal = log_terminal_targets(dag, traj, learner.rectified) - log_c.unsqueeze(-1)
+        terminal = terminal.to(inner.dtype)
     v = evaluate_rows(net, dag, visited.rows)[..., 0]
     place = visited.at(traj.states)
     steps = torch.arange(place.shape[-1], device=place.device)
@@ -145,7 +144,7 @@ def dqn_loss(
     return mean_over(weight * baselines.huber(error), traj.mask)
 
 
-# -- what has been learned --------------------------------------------------------------------------
+# -- what has been learned ----------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -165,7 +164,7 @@ def learned_policy(
     learner: Learner,
     log_g: Tensor | None,
     *,
-    true_leaves: float | None = None,
+    true_leaves: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(log P_F [S, N, A], estimate of log Z [S]) of a learner on an enumerated DAG.
 
@@ -174,7 +173,7 @@ def learned_policy(
 
     Args:
         log_g: path factors, for rectified RPE.
-        true_leaves: log c, to put log R(x) in the place of log F(x) (rectified RPE).
+        true_leaves: log c [S], to put log R(x) in the place of log F(x) (rectified RPE).
     """
     inner = dag.forward_mask.any(-1)
     if learner.kind == "rpe":
@@ -182,9 +181,10 @@ def learned_policy(
         if true_leaves is None:
             v = evaluate_table(net, dag, everything, 1)[..., 0]
         else:
-            exact = method.rectified_log_reward(dag.log_reward, _given(log_g)) - true_leaves
-            v = exact.float().repeat(net.weights()[0][0].shape[0], 1)
-            v[:, inner] = evaluate_table(net, dag, everything[inner], 1)[..., 0]
+            found = evaluate_table(net, dag, everything[inner], 1)[..., 0]
+            exact = method.rectified_log_reward(dag.log_reward, _given(log_g))
+            v = (exact - true_leaves.unsqueeze(-1)).to(found.dtype)  # [S, N]
+            v[:, inner] = found
         estimate = v[:, dag.source]
         if not learner.rectified:
             return method.policy_over_children(dag, v), estimate

@@ -1,4 +1,4 @@
-"""The paper's contribution: evaluating the uniform policy yields a GFlowNet's flows and its sampler.
+"""The paper's contribution: evaluating the uniform policy yields a GFlowNet's flows and sampler.
 
 A(s) is the number of out-edges (actions) of s, B(s) the number of its in-edges; parallel edges
 count. A complete object is a row of its own without actions (a terminal copy has one in-edge), so
@@ -25,7 +25,7 @@ from common.gfn.sampling import masked_log_softmax
 LossSpace = Literal["value", "log"]
 
 
-# -- the path factor --------------------------------------------------------------------------------
+# -- the path factor ----------------------------------------------------------------------------
 
 
 def log_out_degree(dag: EnumeratedDAG) -> Tensor:
@@ -89,7 +89,7 @@ def log_path_factor_along(log_a: Tensor, log_b: Tensor) -> Tensor:
     return torch.nn.functional.pad(steps.cumsum(-1), (1, 0))
 
 
-# -- tabular ----------------------------------------------------------------------------------------
+# -- tabular ------------------------------------------------------------------------------------
 
 
 def rectified_log_reward(log_reward: Tensor, log_g: Tensor) -> Tensor:
@@ -152,17 +152,19 @@ def tabular_unrectified(dag: EnumeratedDAG) -> tuple[Tensor, Tensor]:
 # Flow iteration, F(s) <- sum_{s'} F(s') P_B(s|s') for any P_B, is common.gfn.exact.exact_log_flows.
 
 
-# -- learned ----------------------------------------------------------------------------------------
+# -- learned ------------------------------------------------------------------------------------
 # The network gives v(s) = log(V(s)/c) with one constant c for the whole task, hence F = c e^v / g.
 
 
-def log_scale(max_log_g: float, max_log_reward: float) -> float:
-    """log c = log(max g) + log(max R): no target exceeds 1.
+def log_scale(log_terminal: Tensor) -> Tensor:
+    """log c: log of the mean terminal target of one batch. [S, B] log R'(x) -> [S].
 
-    One constant for all states: dividing per state by g(s) would make the errors of late states,
-    whose flows are small, invisible.
+    Under the uniform policy that is an estimate of V(s_0), which is the magnitude of the values at
+    every depth; so the outputs start near the values from a bias of 0. One constant for all
+    states: dividing per state by g(s) would make the errors of late states, whose flows are small,
+    invisible.
     """
-    return max_log_g + max_log_reward
+    return torch.logsumexp(log_terminal, -1) - math.log(log_terminal.shape[-1])
 
 
 def log_targets(log_v_children: Tensor, allowed: Tensor) -> Tensor:
@@ -181,12 +183,3 @@ def squared_error(v: Tensor, log_target: Tensor, space: LossSpace) -> Tensor:
     if space == "log":
         return (v - log_target).square()
     return (v.exp() - log_target.exp()).square()
-
-
-def initial_bias(log_terminal: Tensor) -> Tensor:
-    """Output bias to start from: log of the mean terminal target of one batch. [S, B] -> [S].
-
-    The mean of terminal targets under the uniform policy is V(s_0)/c, the magnitude of the values
-    at every depth; from bias 0 all values would begin at the largest target.
-    """
-    return torch.logsumexp(log_terminal, -1) - math.log(log_terminal.shape[-1])

@@ -88,7 +88,7 @@ def variable_length_dag(shortest: int, longest: int) -> EnumeratedDAG:
     """T3: actions 0..3 append a letter, action 4 stops from ``shortest`` letters on.
 
     A string of ``longest`` letters is its own terminal row: the only action there, stopping, would
-    change neither g (A = B = 1) nor the sampler. Reward: fitness at the string's own length, beta 4.
+    change neither g (A = B = 1) nor the sampler. Reward: fitness at the own length, beta 4.
     """
     first = [(4**t - 1) // 3 for t in range(longest + 2)]  # row of the first string of t letters
     n_strings = first[-1]
@@ -190,7 +190,7 @@ def modes(dag: EnumeratedDAG, share: float = 0.005) -> Tensor:
     return dag.log_reward >= dag.log_reward[objects].topk(k).values[-1]
 
 
-# -- paper scale ------------------------------------------------------------------------------------
+# -- paper scale --------------------------------------------------------------------------------
 
 
 def read_table(name: str, letters: str, length: int) -> Tensor:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from common.cli import run_cli
 from common.errors import UserError, choose
 from common.gfn import metrics
+from common.gfn.dag import EnumeratedDAG
 from common.gfn.exact import terminating_distribution
 from common.gfn.nets import (
     StackedMLP,
@@ -35,6 +36,7 @@ from papers.rpe import method
 from papers.rpe.large import LargeStrings
 from papers.rpe.learners import (
     LEARNERS,
+    Learner,
     dqn_loss,
     evaluate_rows,
     gflownet_loss,
@@ -93,15 +95,11 @@ def train(cfg: Config) -> None:
         dag = make_dag(cfg.task, cfg.sizes).to(device)
         objects = torch.isfinite(dag.log_reward)
         log_g = method.log_path_factor(dag)
-        max_log_g = float(log_g[objects].max()) if learner.rectified else 0.0
-        log_c = method.log_scale(max_log_g, float(dag.log_reward.max()))
         is_mode = modes(dag)
         mode_number = torch.where(is_mode, is_mode.cumsum(0) - 1, -1)
         found = torch.zeros(len(cfg.seed), int(is_mode.sum()), dtype=torch.bool, device=device)
         space = dag
     else:
-        max_log_g = large.max_log_g if learner.rectified else 0.0
-        log_c = method.log_scale(max_log_g, large.max_log_reward)
         found = large.no_modes()
         space = large
 
@@ -115,9 +113,10 @@ def train(cfg: Config) -> None:
     )
     generators = seed_generators(cfg.seed, 1, device)
     eval_generators = seed_generators(cfg.seed, 2, device)
+    log_c = torch.zeros(len(cfg.seed), dtype=torch.float64, device=device)  # RPE's unit of V
     reward_calls = 0
 
-    def rollout() -> tuple[Trajectories, object]:
+    def rollout() -> tuple[Trajectories, EnumeratedDAG]:
         """Trajectories of row numbers and the DAG that the rows are of.
 
         RPE: of the uniform policy, by design; the others: of their own.
@@ -142,14 +141,15 @@ def train(cfg: Config) -> None:
         target_net.load_state_dict(state["target_net"])
         optimizer.load_state_dict(state["optimizer"])
         log_Z.data.copy_(state["log_Z"])
+        log_c = state["log_c"].to(device)
         restore_generators(generators, state["generators"])
         restore_generators(eval_generators, state["eval_generators"])
         found = state["found"].to(device)
     elif learner.kind == "rpe":
         traj, there = rollout()
         reward_calls += cfg.batch
-        targets = log_terminal_targets(there, traj, log_c, learner.rectified)
-        net.layers[-1].bias.data[:, 0, 0] = method.initial_bias(targets).float()
+        log_c = method.log_scale(log_terminal_targets(there, traj, learner.rectified))
+        net.layers[-1].bias.data.zero_()
 
     def checkpoint() -> dict[str, object]:
         return {
@@ -159,6 +159,7 @@ def train(cfg: Config) -> None:
             "target_net": target_net.state_dict(),
             "optimizer": optimizer.state_dict(),
             "log_Z": log_Z.data,
+            "log_c": log_c,
             "generators": generator_states(generators),
             "eval_generators": generator_states(eval_generators),
             "found": found,
@@ -222,7 +223,7 @@ def train(cfg: Config) -> None:
     run.finish({**checkpoint(), **final})
 
 
-def _log_Z(learner: object, estimate: Tensor, log_Z: Tensor, log_c: float) -> Tensor:
+def _log_Z(learner: Learner, estimate: Tensor, log_Z: Tensor, log_c: Tensor) -> Tensor:
     """The learner's estimate of log Z. [S]."""
     if learner.objective == "tb":
         return log_Z.detach()

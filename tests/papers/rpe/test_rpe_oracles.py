@@ -216,7 +216,7 @@ def test_path_factor_along_a_trajectory() -> None:
     assert torch.allclose(along, log_g[states])
 
 
-# -- the tasks --------------------------------------------------------------------------------------
+# -- the tasks ----------------------------------------------------------------------------------
 
 
 def exact_l1(dag: EnumeratedDAG) -> tuple[float, float, float]:

@@ -39,6 +39,7 @@ class Evolution:
     fill_crossover: bool = True  # cross the pairs that fill unselected slots
     mutation: float = 0.9  # probability that a parameter tensor is changed
     strength: float = 1.0  # gamma: standard deviation of the noise
+    per_weight: bool = False  # mutate single weights instead (molecules: ``mutate_weights``)
 
 
 # -- Fitness ---------------------------------------------------------------------------------------
@@ -230,7 +231,11 @@ def evolve(
             if i != j:
                 crossover(agent(i), agent(j), generator)
         for k in range(n_agents):
-            if k not in plan.protected and evo.mutation > 0:
+            if k in plan.protected or evo.mutation == 0:
+                continue
+            if evo.per_weight:
+                mutate_weights(agent(k), generator)
+            else:
                 mutate(agent(k), generator, probability=evo.mutation, strength=evo.strength)
         if star is not None:
             worst = next(k for k in reversed(plan.ranking) if k not in plan.protected)

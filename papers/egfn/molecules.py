@@ -1,0 +1,271 @@
+"""The paper's fragment molecules (scale ``paper``): DB with and without EGFN on the sEH task.
+
+Needs two files of the first GFlowNet release in $PAPERS_DATA/seh (see the README); the MDP, the
+proxy and its reward are in ``common.gfn.fragments``. The loop is that of ``train.py`` with
+fragment trees for states and a message-passing network; one seed per run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from common.errors import UserError
+from common.gfn.fragments import FragmentEnv, ProxyReward, data_file, load_fragments, load_proxy
+from common.gfn.nets import (
+    StackedLinear,
+    adam,
+    generator_states,
+    restore_generators,
+    seed_generators,
+)
+from common.gfn.objectives import Pair, Visited, training_pairs
+from common.gfn.sampling import Trajectories, masked_log_softmax, sample, uniforms
+from common.run import Run
+from common.torch_utils import setup
+from papers.egfn.baselines import METHODS
+from papers.egfn.method import Evolution, PrioritisedReplay, combined_loss, evolve, fitness
+from papers.egfn.star import by_seed
+
+if TYPE_CHECKING:
+    from papers.egfn.train import Config
+
+LR = 5e-4  # Adam [authors' code]
+N_ROUNDS = 10  # of message passing [authors' code]
+TOP_K = 100  # molecules of the top-k metric
+
+
+class FragmentAgents(nn.Module):
+    """N agents side by side: message passing over the fragment tree; every tensor is [N, ...].
+
+    Heads: (stem, fragment) for adding, and from the mean over fragments stopping and log F.
+    """
+
+    def __init__(
+        self,
+        generators: Sequence[torch.Generator],
+        env: FragmentEnv,
+        width: int = 256,
+        n_rounds: int = N_ROUNDS,
+    ) -> None:
+        super().__init__()
+        self.env, self.n_rounds, self.width = env, n_rounds, width
+
+        def table(n: int) -> nn.Parameter:
+            return nn.Parameter(
+                torch.stack([torch.randn(n, width, generator=g) for g in generators])
+            )
+
+        self.block = table(env.n_true_blocks + 1)  # the last one: an empty slot
+        self.stem = table(env.n_stem_types + 1)
+        self.bond = table(env.n_stem_types)
+        self.message = StackedLinear(generators, 2 * width, width)
+        self.update = StackedLinear(generators, width, 3 * width)  # gated update (GRU)
+        self.keep = StackedLinear(generators, width, 3 * width)
+        self.add = nn.ModuleList(
+            [
+                StackedLinear(generators, 2 * width, width),
+                StackedLinear(generators, width, env.n_blocks),
+            ]
+        )
+        self.whole = nn.ModuleList(
+            [StackedLinear(generators, width, width), StackedLinear(generators, width, 2)]
+        )
+
+    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
+        """States [N, B, K, 3] (of each agent) -> logits [N, B, A], log F [N, B]."""
+        env, act = self.env, nn.functional.leaky_relu
+        n_agents, batch, n_slots, _ = states.shape
+        block, parent, used = states.unbind(-1)
+        above = parent.clamp(min=0)
+        hung = (parent >= 0).unsqueeze(-1)
+
+        def look_up(table: Tensor, index: Tensor) -> Tensor:
+            flat = index.flatten(1).unsqueeze(-1).expand(-1, -1, self.width)
+            return table.gather(1, flat).view(*index.shape, self.width)
+
+        def linear(layer: nn.Module, x: Tensor) -> Tensor:
+            result: Tensor = layer(x.flatten(1, -2)).view(*x.shape[:-1], -1)
+            return result
+
+        x = look_up(self.block, env.true_block[block])  # [N, B, K, width]
+        at_parent = env.stem_type[block.gather(2, above), used.clamp(min=0)]
+        bond = look_up(self.bond, torch.where(parent >= 0, at_parent, torch.zeros_like(at_parent)))
+        index = above.unsqueeze(-1).expand_as(x)
+        for _ in range(self.n_rounds):
+            to_child = torch.cat([x.gather(2, index), bond], -1) * hung
+            message = act(linear(self.message, to_child)) * hung
+            # a bond carries the same message to both of its ends
+            received = message.scatter_add(2, index, message)
+            reset, gate, new = linear(self.update, received).chunk(3, -1)
+            old_reset, old_gate, old = linear(self.keep, x).chunk(3, -1)
+            gate = torch.sigmoid(gate + old_gate)
+            x = gate * x + (1 - gate) * torch.tanh(new + torch.sigmoid(reset + old_reset) * old)
+        kinds = env.stem_type[block]  # [N, B, K, R]
+        empty = (block[..., :1] == env.n_blocks).unsqueeze(-1)
+        kinds = torch.where(empty, torch.full_like(kinds, env.n_stem_types), kinds)
+        per_stem = x.unsqueeze(3).expand(-1, -1, -1, env.n_stems, -1)
+        stems = torch.cat([per_stem, look_up(self.stem, kinds)], -1)
+        add = linear(self.add[1], act(linear(self.add[0], stems))).flatten(2)
+        real = (block != env.n_blocks).unsqueeze(-1)
+        real[:, :, 0] = True  # the empty molecule is one special node
+        pooled = (x * real).sum(2) / real.sum(2)
+        both = linear(self.whole[1], act(linear(self.whole[0], pooled)))
+        return torch.cat([add, both[..., :1]], -1), both[..., 1]
+
+
+def residual_parts(
+    net: FragmentAgents, traj: Trajectories, log_reward: Tensor
+) -> list[tuple[Pair, Tensor]]:
+    """DB along trajectories [1, B, ...], uniform P_B over the fragments that may have come last."""
+    env = net.env
+    before, after = traj.states[:, :, :-1], traj.states[:, :, 1:]
+    logits, log_flow = net(before.flatten(1, 2))
+    shape = traj.actions.shape
+    log_pf = masked_log_softmax(logits.view(*shape, -1), env.forward_mask(before))
+    log_pf = log_pf.gather(-1, traj.actions.unsqueeze(-1)).squeeze(-1)
+    log_pb = -env.leaves(after).sum(-1).clamp(min=1).float().log()
+    log_pb = torch.where(traj.actions == env.stop, 0.0, log_pb)
+    visited = Visited(
+        log_pf=log_pf,
+        log_pb=log_pb,
+        log_flow=nn.functional.pad(log_flow.view(shape), (0, 1)),
+        log_p_stop=None,
+        log_reward=None,
+        log_reward_last=log_reward.float(),
+    )
+    return training_pairs("db", visited, traj.actions, traj.mask, stop=env.stop)
+
+
+def train_molecules(cfg: Config) -> None:
+    """DB, DB + PRB or EGFN-DB on fragment molecules."""
+    method = METHODS[cfg.method]
+    if len(cfg.seed) != 1:
+        raise UserError("the molecule task trains one seed per run; give one --seed")
+    if method.objective != "db" or method.polluted or method.same_calls:
+        raise UserError("the molecule task is there for DB, DB + PRB and EGFN-DB")
+    fragments = load_fragments(data_file(cfg.fragments))
+    proxy = load_proxy(data_file(cfg.proxy))
+    run = Run.open(cfg.out, cfg)
+    if run.finished:
+        return
+    device = setup(cfg.device, cfg.seed[0])
+    env = FragmentEnv(fragments, max_blocks=cfg.max_blocks, device=device)
+    reward = ProxyReward(env, proxy.to(device))
+    evo = Evolution(
+        n_agents=cfg.n_agents,
+        n_elites=cfg.n_elites,
+        episodes=cfg.episodes,
+        tournament=cfg.tournament,
+        crossover=cfg.crossover,
+        mutation=cfg.mutation,
+        per_weight=True,
+    )
+    star = FragmentAgents(seed_generators(cfg.seed, 0), env, cfg.width).to(device)
+    optimizer = adam([{"params": list(star.parameters())}], lr=cfg.lr or LR)
+    population = None
+    if method.population == "evolved":
+        births = [g for g in seed_generators(cfg.seed, 9) for _ in range(evo.n_agents)]
+        population = FragmentAgents(births, env, cfg.width).to(device).requires_grad_(False)
+    buffer = None
+    if method.replay is not None:
+        shape = (env.max_blocks, 3)
+        buffer = PrioritisedReplay(1, cfg.capacity, env.max_length, shape, rule=method.replay)
+    generators = {
+        name: seed_generators(cfg.seed, i, device) for i, name in enumerate(("own", "walks"), 1)
+    }
+    generators["evolve"] = seed_generators(cfg.seed, 3, device)
+    rngs = {
+        name: [np.random.default_rng((i, cfg.seed[0]))]
+        for i, name in enumerate(("select", "replay"))
+    }
+    best: dict[str, float] = {}  # the star's best distinct molecules: SMILES -> proxy score
+    scores: list[float] = []  # of the star's molecules since the last evaluation
+
+    step = 0
+    state = run.restore()
+    if state:
+        step = state["step"]
+        star.load_state_dict(state["star"])
+        optimizer.load_state_dict(state["optimizer"])
+        if population is not None:
+            population.load_state_dict(state["population"])
+        if buffer is not None:
+            buffer.load(state["buffer"])
+        for name, states in state["generators"].items():
+            restore_generators(generators[name], states)
+        for name, kept in state["rngs"].items():
+            rngs[name][0].bit_generator.state = kept
+        best = dict(zip(state["best_smiles"], state["best_scores"], strict=True))
+        scores, reward.calls = list(state["scores"]), state["calls"]
+
+    def checkpoint() -> dict[str, object]:
+        return {
+            "step": step,
+            "star": star.state_dict(),
+            "optimizer": optimizer.state_dict(),
+            "population": None if population is None else population.state_dict(),
+            "buffer": None if buffer is None else buffer.state(),
+            "generators": {name: generator_states(g) for name, g in generators.items()},
+            "rngs": {name: r[0].bit_generator.state for name, r in rngs.items()},
+            "best_smiles": list(best),
+            "best_scores": list(best.values()),
+            "scores": scores,
+            "calls": reward.calls,
+        }
+
+    def rewards_of(traj: Trajectories) -> tuple[Tensor, Tensor, list[str]]:
+        of_objects, names = reward(traj.last[0])
+        return reward.log_reward(of_objects).double().exp().unsqueeze(0), of_objects, names
+
+    while step < cfg.steps:
+        if population is not None and buffer is not None:
+            agents = population
+            u = uniforms(generators["walks"], (evo.n_agents, env.max_length, evo.episodes))
+            walks = by_seed(sample(env, lambda s, a=agents: a(s)[0], u.flatten(0, 1)), 1)
+            values, _, _ = rewards_of(walks)
+            buffer.insert(walks, values)
+            evolve(
+                list(agents.parameters()),
+                fitness(values.unflatten(1, (evo.n_agents, evo.episodes))),
+                evo,
+                rngs["select"],
+                generators["evolve"],
+                star=[p.detach() for p in star.parameters()] if method.feedback else None,
+            )
+        u = uniforms(generators["own"], (env.max_length, cfg.batch))
+        traj = sample(env, lambda s: star(s)[0], u)
+        values, of_objects, names = rewards_of(traj)
+        parts = [residual_parts(star, traj, values.log())]
+        if buffer is not None:
+            buffer.insert(traj, values)
+            places = buffer.draw(rngs["replay"], cfg.replay)
+            replayed = buffer.trajectories(places, device)
+            parts.append(residual_parts(star, replayed, buffer.rewards(places).log().to(device)))
+        loss = combined_loss(parts)
+        optimizer.zero_grad()
+        loss.sum().backward()
+        optimizer.step()
+
+        scores += of_objects.tolist()
+        best.update(zip(names, of_objects.tolist(), strict=True))
+        if len(best) > 10 * TOP_K:
+            best = dict(sorted(best.items(), key=lambda kv: -kv[1])[: 5 * TOP_K])
+        step += 1
+        if step % cfg.eval_every == 0 or step == cfg.steps:
+            top = sorted(best.values(), reverse=True)[:TOP_K]
+            run.log(
+                step,
+                mean_score=[sum(scores) / len(scores)],
+                top_score=[sum(top) / len(top)],
+                reward_calls=reward.calls,
+                loss=loss.tolist(),
+            )
+            scores = []
+        if run.due(step):
+            run.save(step, checkpoint())
+    run.finish(checkpoint())

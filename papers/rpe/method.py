@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from common.gfn.dag import EnumeratedDAG
-from common.gfn.sampling import masked_log_softmax
+from common.gfn.sampling import Trajectories, masked_log_softmax
 
 LossSpace = Literal["value", "log"]
 
@@ -154,6 +154,42 @@ def tabular_unrectified(dag: EnumeratedDAG) -> tuple[Tensor, Tensor]:
 
 # -- learned ------------------------------------------------------------------------------------
 # The network gives v(s) = log(V(s)/c) with one constant c for the whole task, hence F = c e^v / g.
+
+
+def nth_allowed(dag: EnumeratedDAG) -> tuple[Tensor, Tensor]:
+    """The allowed actions of every state, first ones first [N, A], and their number [N]."""
+    mask = dag.forward_mask
+    order = torch.argsort(mask.long(), dim=-1, descending=True, stable=True)
+    return order, mask.sum(-1)
+
+
+def uniform_rollout(dag: EnumeratedDAG, allowed: tuple[Tensor, Tensor], u: Tensor) -> Trajectories:
+    """Trajectories of row numbers of the uniform policy.
+
+    Args:
+        allowed: what ``nth_allowed`` gave.
+        u: uniform numbers [S, T, B], T >= dag.max_length.
+    """
+    order, count = allowed
+    state = torch.full((u.shape[0], u.shape[-1]), dag.source, device=u.device)
+    states, actions, masks = [state], [], []
+    for t in range(dag.max_length):
+        n = count[state]
+        alive = n > 0
+        which = (u[:, t] * n).long()  # u < 1, and so < n also in float32
+        action = torch.where(alive, order[state, which], 0)
+        state = torch.where(alive, dag.children[state, action], state)
+        states.append(state)
+        actions.append(action)
+        masks.append(alive)
+    mask = torch.stack(masks, -1)
+    longest = int(mask.flatten(0, 1).any(0).sum())
+    return Trajectories(
+        states=torch.stack(states[: longest + 1], -1),
+        actions=torch.stack(actions[:longest], -1),
+        mask=mask[..., :longest],
+        last=state,
+    )
 
 
 def log_scale(log_terminal: Tensor) -> Tensor:

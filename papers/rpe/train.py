@@ -95,6 +95,7 @@ def train(cfg: Config) -> None:
         dag = make_dag(cfg.task, cfg.sizes).to(device)
         objects = torch.isfinite(dag.log_reward)
         log_g = method.log_path_factor(dag)
+        allowed = method.nth_allowed(dag)
         is_mode = modes(dag)
         mode_number = torch.where(is_mode, is_mode.cumsum(0) - 1, -1)
         found = torch.zeros(len(cfg.seed), int(is_mode.sum()), dtype=torch.bool, device=device)
@@ -126,11 +127,11 @@ def train(cfg: Config) -> None:
             return large.rollout(net, learner, u)
 
         def logits(rows: Tensor) -> Tensor:
-            if learner.kind == "rpe":
-                return torch.zeros(*rows.shape, dag.n_actions, device=device)
             # softmax(Q/tau) of Munchausen DQN, softmax of the logits (tau = 1) of the others
             return evaluate_rows(net, dag, rows)[..., : dag.n_actions] * (1 - learner.alpha)
 
+        if learner.kind == "rpe":
+            return method.uniform_rollout(dag, allowed, u), dag
         return sample_rows(dag, logits, u), dag
 
     step = 0

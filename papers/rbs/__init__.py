@@ -1,0 +1,1 @@
+"""Retrospective backward synthesis for goal-conditioned GFlowNets."""

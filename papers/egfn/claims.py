@@ -57,6 +57,7 @@ TITLES = {
     "smoke": "D=2, H=12, R0=1e-5",
 }
 SCALES = ("default", "paper")
+EARLY = 1000  # step at which the regions are also told
 
 
 def by_seed(rows: pd.DataFrame, task: str, method: str, metric: str) -> pd.Series:
@@ -85,6 +86,13 @@ def curves(rows: pd.DataFrame, task: str, method: str, metric: str) -> tuple[Any
     return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
 
 
+def at_step(rows: pd.DataFrame, task: str, method: str, step: int) -> float:
+    """Mean regions in the star's samples at a step (nan where it was not measured)."""
+    steps, found = curves(rows, task, method, "regions_star")
+    at = np.flatnonzero(steps == step)
+    return float(found[:, at[0]].mean()) if len(at) else float("nan")
+
+
 def more_regions_than(baseline: str) -> Callable[[pd.DataFrame], Judgement]:
     """e1, e2: regions in the star's own samples on L, EGFN-DB minus a baseline."""
 
@@ -92,8 +100,13 @@ def more_regions_than(baseline: str) -> Callable[[pd.DataFrame], Judgement]:
         ci = mean_ci(gain(rows, "grid-l", "found_star", "egfn-db", baseline))
         ours = values(rows, "grid-l", "egfn-db", "found_star").mean()
         theirs = values(rows, "grid-l", baseline, "found_star").mean()
-        text = f"{ours:.1f} against {theirs:.1f} of 32; difference {ci}"
-        return by_interval(ci, ours=text, egfn=float(ours), baseline=float(theirs))
+        early = [at_step(rows, "grid-l", m, EARLY) for m in ("egfn-db", baseline)]
+        text = (
+            f"{ours:.1f} against {theirs:.1f} of 32; difference {ci} "
+            f"(at step {EARLY}: {early[0]:.1f} against {early[1]:.1f})"
+        )
+        numbers = {"egfn": float(ours), "baseline": float(theirs)}
+        return by_interval(ci, ours=text, **numbers, egfn_early=early[0], baseline_early=early[1])
 
     return judge
 
@@ -247,6 +260,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
                     NAMES[m],
                     f"{values(rows, task, m, 'reward_calls').mean():.0f}",
                     interval(found) + f" of {2 ** GRIDS[task].ndim}",
+                    f"{at_step(rows, task, m, EARLY):.1f}",
                     interval(values(rows, task, m, "found_all")),
                     f"{len(reached)}/{len(found)}"
                     + (f", {np.median(reached):.0f}" if len(reached) else ""),
@@ -264,6 +278,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
                 "method",
                 "reward calls",
                 "regions, star's samples",
+                f"at step {EARLY}",
                 "regions, all samples",
                 "runs with all (star), median step",
                 "area (star)",

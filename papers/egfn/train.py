@@ -62,10 +62,10 @@ class Config:
     seed: tuple[int, ...] = (0,)  # seeds, trained side by side
     out: Path = Path("runs/scratch")  # run directory
     device: str = "cpu"  # cpu or cuda
-    steps: int = 1000  # gradient steps (paper: 2500)
+    steps: int = 2500  # gradient steps [code]
     batch: int = 16  # the star's own trajectories per step [code]
     replay: int = 16  # replayed trajectories per step [code]
-    eval_every: int = 40  # steps between evaluations
+    eval_every: int = 100  # steps between evaluations
     lr: float | None = None  # Adam; default 1e-3 (FM: 1e-4; seh: 5e-4) [code]
     lr_log_Z: float = 0.1  # of log Z (TB) [code]
     n_agents: int = 5  # K [code; antibody, molecules: 10]

@@ -144,13 +144,13 @@ def q3(rows: pd.DataFrame) -> Judgement:
                 SPEARMAN,
                 ours=f"Spearman ≥ {SPEARMAN} in {n_rank} of {len(rank)}; "
                 f"least {rank[worst]:.3f} ({worst})",
-                **rank,
+                spearman=rank,
             ),
             "diversity kept": compare(
                 kept[least].value,
                 KEPT,
                 ours=f"ratio ≥ {KEPT} in {n_kept} of {len(kept)}; least {kept[least]} ({least})",
-                **{k: [ci.value, ci.low, ci.high] for k, ci in kept.items()},
+                ratio={k: [ci.value, ci.low, ci.high] for k, ci in kept.items()},
             ),
         }
     )

@@ -6,7 +6,7 @@ proxy and its reward are in ``common.gfn.fragments``. Raw reward for Q: the prox
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -156,7 +156,7 @@ def train_molecules(cfg: Config) -> None:
     follower.load_state_dict(policy.state_dict())
     log_Z = nn.Parameter(torch.zeros(1, device=device))
     both = [*policy.parameters(), *q_net.parameters()]
-    groups = [{"params": both}, {"params": [log_Z], "lr": cfg.lr_log_Z}]
+    groups: list[dict[str, Any]] = [{"params": both}, {"params": [log_Z], "lr": cfg.lr_log_Z}]
     optimizer = adam(groups, weight_decay=cfg.weight_decay, lr=cfg.lr)
     rates = ((cfg.lr, cfg.lr_half_life), (cfg.lr_log_Z, cfg.log_Z_half_life))
     generators = seed_generators(cfg.seed, 1, device)

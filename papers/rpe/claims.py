@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from matplotlib.ticker import NullFormatter
 
 from common import plotting
 from common.claims import (
@@ -419,6 +420,8 @@ def rectification(extras: list[dict[str, Any]]) -> Figure | None:
                 p = found(extras, "words", m, "p_objects")
             if p is not None:
                 ax.loglog(words, p, ".", markersize=2, color=colour[m], label=NAMES[m])
+        ax.xaxis.set_minor_formatter(NullFormatter())
+        ax.yaxis.set_minor_formatter(NullFormatter())
         line = [words.min(), words.max()]
         ax.plot(line, line, color="0.4", linewidth=1)
         ax.set_title(f"{TITLES['words']}, {kind}")

@@ -1,0 +1,1 @@
+"""Bifurcated Generative Flow Networks (Li, Liu, Liu, Cai, Pan; 2024)."""

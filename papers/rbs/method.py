@@ -206,7 +206,7 @@ class AgeReplay:
 
     The companions lie at the indices of the forward trajectories, so a draw returns pairs. New
     items have priority 1, used ones 1e-3; draws are stratified (independent draws with the same
-    priorities miss more of the new items).
+    priorities miss more of the new items). Kept are goals and actions; the states are walked anew.
     """
 
     def __init__(
@@ -216,18 +216,14 @@ class AgeReplay:
         env: GoalConditioned,
         *,
         n_streams: int = 2,
-        n_values: int = 128,
         by_age: bool = True,
         device: torch.device | str = "cpu",
     ) -> None:
-        self.capacity, self.n_streams, self.by_age = capacity, n_streams, by_age
-        self.n_places, self.n_added = env.n_places, 0
+        self.env, self.capacity = env.env, capacity
+        self.n_streams, self.by_age, self.n_added = n_streams, by_age, 0
         shape = (n_seeds, n_streams, capacity)
-        kind = torch.int8 if n_values <= 128 else torch.int16
-        length = env.max_length
-        self.states = torch.zeros(*shape, length + 1, env.n_places, dtype=kind, device=device)
-        self.goals = torch.zeros(*shape, env.n_places, dtype=kind, device=device)
-        self.actions = torch.zeros(*shape, length, dtype=torch.int16, device=device)
+        self.goals = torch.zeros(*shape, env.n_places, dtype=torch.int16, device=device)
+        self.actions = torch.zeros(*shape, env.max_length, dtype=torch.int16, device=device)
         self.length = torch.zeros(*shape, dtype=torch.int16, device=device)
         self.tree = SumTree(n_seeds, capacity, device)
 
@@ -235,18 +231,14 @@ class AgeReplay:
         """Adds B trajectories of each stream [S, B, ...]; the oldest make room."""
         batch = streams[0].actions.shape[1]
         at = (self.n_added + torch.arange(batch)) % self.capacity
-        at = at.to(self.states.device)
+        at = at.to(self.actions.device)
         for i, traj in enumerate(streams):
             n_steps = traj.actions.shape[-1]
-            state, goal = traj.states.split(self.n_places, -1)
-            self.states[:, i, at, : n_steps + 1] = state.to(self.states.dtype)
-            self.states[:, i, at, n_steps + 1 :] = state[:, :, -1:].to(self.states.dtype)
-            self.goals[:, i, at] = goal[:, :, 0].to(self.goals.dtype)
-            self.actions[:, i, at, :n_steps] = traj.actions.to(self.actions.dtype)
-            self.actions[:, i, at, n_steps:] = 0
-            self.length[:, i, at] = traj.length.to(self.length.dtype)
+            self.goals[:, i, at] = traj.states[:, :, 0, self.goals.shape[-1] :].to(torch.int16)
+            self.actions[:, i, at, :n_steps] = traj.actions.to(torch.int16)
+            self.length[:, i, at] = traj.length.to(torch.int16)
         self.n_added += batch
-        self.tree.set(at.expand(self.states.shape[0], -1), NEW)
+        self.tree.set(at.expand(self.actions.shape[0], -1), NEW)
 
     def draw(self, u: Tensor) -> Tensor:
         """b indices per seed, stratified over the priorities. u [S, b] -> [S, b]."""
@@ -262,38 +254,33 @@ class AgeReplay:
         seeds = torch.arange(len(items), device=items.device).unsqueeze(-1)
 
         def at(x: Tensor) -> Tensor:
-            return torch.cat([x[seeds, i, items] for i in range(self.n_streams)], 1)
+            return torch.cat([x[seeds, i, items] for i in range(self.n_streams)], 1).long()
 
-        length = at(self.length).long()
-        n_steps = int(length.max())
-        states = at(self.states)[:, :, : n_steps + 1].long()
-        goals = at(self.goals).long().unsqueeze(2).expand_as(states)
-        conditioned = torch.cat([states, goals], -1)
-        return Trajectories(
-            states=conditioned,
-            actions=at(self.actions)[..., :n_steps].long(),
-            mask=torch.arange(n_steps, device=items.device) < length.unsqueeze(-1),
-            last=conditioned[:, :, -1],
-        )
+        length, goals = at(self.length), at(self.goals)
+        mask = torch.arange(int(length.max()), device=items.device) < length.unsqueeze(-1)
+        actions = at(self.actions)[..., : mask.shape[-1]].masked_fill(~mask, 0)
+        state = self.env.initial(tuple(length.shape))
+        states = [state]
+        for t in range(mask.shape[-1]):
+            moved = self.env.step(state, actions[..., t])
+            state = torch.where(mask[..., t].unsqueeze(-1), moved, state)
+            states.append(state)
+        walked = torch.stack(states, 2)
+        conditioned = torch.cat([walked, goals.unsqueeze(2).expand_as(walked)], -1)
+        return Trajectories(conditioned, actions, mask, conditioned[:, :, -1])
 
     def state_dict(self) -> dict[str, object]:
         """What a checkpoint keeps: the filled part."""
         n = min(self.n_added, self.capacity)
-        return {
-            "n_added": self.n_added,
-            "states": self.states[:, :, :n],
-            "goals": self.goals[:, :, :n],
-            "actions": self.actions[:, :, :n],
-            "length": self.length[:, :, :n],
-            "sums": self.tree.sums,
-        }
+        kept = {name: getattr(self, name)[:, :, :n] for name in ("goals", "actions", "length")}
+        return {"n_added": self.n_added, "sums": self.tree.sums, **kept}
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Sets what ``state_dict`` gave."""
         self.n_added = int(state["n_added"])
         n = min(self.n_added, self.capacity)
-        for name in ("states", "goals", "actions", "length"):
-            getattr(self, name)[:, :, :n] = state[name].to(self.states.device)
+        for name in ("goals", "actions", "length"):
+            getattr(self, name)[:, :, :n] = state[name].to(self.actions.device)
         self.tree.sums.copy_(state["sums"])
 
 

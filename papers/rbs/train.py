@@ -112,7 +112,6 @@ def train(cfg: Config) -> None:
         min(cfg.capacity, cfg.steps * cfg.rollouts),
         task.conditioned(task.eval_goals),
         n_streams=1 if method.companion is None else 2,
-        n_values=task.n_values,
         by_age=cfg.by_age,
         device=device,
     )

@@ -299,7 +299,7 @@ def test_replay_returns_what_was_added() -> None:
     u = uniforms(rng, (env.max_length, 6))
     forward = sample(env, lambda s: torch.zeros(*s.shape[:-1], 3), u)
     backward = method.retrospective_backward_synthesis(env, u, None)
-    replay = AgeReplay(2, 4, env, n_values=4)  # smaller than what comes: the oldest make room
+    replay = AgeReplay(2, 4, env)  # smaller than what comes: the oldest make room
     for part in (slice(0, 3), slice(3, 6)):
         streams = [
             Trajectories(t.states[:, part], t.actions[:, part], t.mask[:, part], t.last[:, part])

@@ -49,6 +49,7 @@ class Learned:
     value_loss: Tensor | None
     logits: Tensor | None
     q: Tensor | None
+    place: Tensor  # [S, B, T] of the batch's states among the distinct ones
 
     def total(self) -> Tensor:
         """Sum of what there is; the two losses share no parameter."""
@@ -60,8 +61,8 @@ class Learned:
         assert self.logits is not None and self.q is not None
         mask = torch.ones_like(self.q, dtype=torch.bool)
         log_mu = MIXTURES[mixture](self.logits, self.q, mask, p)
-        best = log_mu.gather(-1, self.logits.argmax(-1, keepdim=True))
-        return (best == -torch.inf).flatten(1).double().mean(1)
+        best = log_mu.gather(-1, self.logits.argmax(-1, keepdim=True)).squeeze(-1)  # [S, U]
+        return (best.gather(1, self.place.flatten(1)) == -torch.inf).double().mean(1)
 
 
 def learn(
@@ -109,7 +110,7 @@ def learn(
                 values = values.gather(1, place.flatten(1)).view(place.shape)
         target = n_step_targets(reward, traj.length, traj.mask.shape[-1], n, values)
         value_loss = q_loss(at_edges(q, place, traj.actions), target, traj.mask)
-    return Learned(policy_loss, value_loss, logits, q)
+    return Learned(policy_loss, value_loss, logits, q, place)
 
 
 def distinct(states: Tensor) -> tuple[Tensor, Tensor]:

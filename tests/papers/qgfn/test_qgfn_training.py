@@ -140,6 +140,32 @@ def test_bootstrap_reads_the_lagged_network() -> None:
     assert not torch.allclose(far.value_loss, expected, rtol=1e-2)
 
 
+def test_share_of_pruned_best_actions() -> None:
+    """Counted over the batch's states, repeats included."""
+    task = bits_task(16, 4, 3)
+    nets = small_networks(task.env)
+    traj = rollout(nets, task.env, None, 0.0)
+    reward = task.score(traj.last)[0]
+    learned = learn(
+        nets, None, task.env, traj, reward=reward, log_reward=reward, log_Z=torch.zeros(2), n=4
+    )
+    logits, q, _ = nets(traj.states[..., :-1, :])
+    assert logits is not None and q is not None
+    mu = MIXTURES["p-quantile"](logits, q, torch.ones_like(q, dtype=torch.bool), 0.6).exp()
+    slow = [
+        np.mean(
+            [
+                float(m[x.argmax()] == 0)
+                for m, x in zip(a.flatten(0, 1), b.flatten(0, 1), strict=True)
+            ]
+        )
+        for a, b in zip(mu, logits, strict=True)
+    ]
+    assert learned.pruned("p-quantile", 0.6).tolist() == pytest.approx(slow)
+    assert 0.2 < np.mean(slow) < 1
+    assert not learned.pruned("p-greedy", 0.6).any()
+
+
 def test_distinct_states() -> None:
     rng = torch.Generator().manual_seed(0)
     states = torch.randint(0, 3, (3, 5, 4, 2), generator=rng)
@@ -342,7 +368,7 @@ def test_stacked_seeds_equal_single_seeds(method: str, tmp_path: Path) -> None:
     for i, seed in enumerate((3, 5)):
         train(replace(config, seed=(seed,), out=tmp_path / str(seed)))
         for ours, single in zip(both, lines(tmp_path / str(seed)), strict=True):
-            for key in ("mean_reward", "modes", "value_loss"):
+            for key in {"mean_reward", "modes", "value_loss", "pruned"} & set(single):
                 assert np.allclose(ours[key][i], single[key][0], rtol=1e-4), key
 
 

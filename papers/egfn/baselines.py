@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 
 from common.gfn.nets import StackedLinear, StackedMLP
-from papers.egfn.method import Rule
+from papers.egfn.method import Evolution, Rule, mutate
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Method:
     """One line of the comparison."""
 
     objective: Literal["db", "tb", "fm"] = "db"
-    population: Literal["none", "evolved", "random"] = "none"
+    population: Literal["none", "evolved", "random", "noisy"] = "none"
     replay: Rule | None = None  # None: on-policy only
     mutation: bool = True
     crossover: bool = True
@@ -46,6 +46,7 @@ METHODS: dict[str, Method] = {
     "db-replay": Method("db", replay="newest"),
     "db-2.25x": Method("db", same_calls=True),
     "egfn-random": Method("db", "random", "percentile"),
+    "egfn-noise": Method("db", "noisy", "percentile"),  # random, and mutated once
     "egfn-no-mutation": Method("db", "evolved", "percentile", mutation=False),
     "egfn-no-crossover": Method("db", "evolved", "percentile", crossover=False),
     "egfn-plain": Method("db", "evolved", "newest", mutation=False),
@@ -58,11 +59,14 @@ METHODS: dict[str, Method] = {
 
 
 @torch.no_grad()
-def renew(population: StackedMLP, generators: Sequence[torch.Generator]) -> None:
-    """The random population: freshly initialised agents, as ``StackedMLP`` makes them.
+def renew(
+    population: StackedMLP, generators: Sequence[torch.Generator], noise: Evolution | None = None
+) -> None:
+    """The random populations: freshly initialised agents, as ``StackedMLP`` makes them.
 
     Args:
         generators: one per seed; the population holds the same number of agents of every seed.
+        noise: given: every agent is then mutated once (strong noise without any selection).
     """
     for layer in population.layers:
         assert isinstance(layer, StackedLinear)
@@ -71,3 +75,13 @@ def renew(population: StackedMLP, generators: Sequence[torch.Generator]) -> None
             agents = tensor.view(len(generators), -1, *tensor.shape[1:])
             for of_seed, generator in zip(agents, generators, strict=True):
                 of_seed.uniform_(-bound, bound, generator=generator)
+    if noise is not None:
+        tensors = list(population.parameters())
+        n_agents = len(tensors[0]) // len(generators)
+        for k in range(len(tensors[0])):
+            mutate(
+                [x[k] for x in tensors],
+                generators[k // n_agents],
+                probability=noise.mutation,
+                strength=noise.strength,
+            )

@@ -219,7 +219,8 @@ def train(cfg: Config) -> None:
                     star=star if method.feedback else None,
                 )
             else:
-                renew(population, generators["evolve"])
+                noise = evo if method.population == "noisy" else None
+                renew(population, generators["evolve"], noise)
 
         # 3. the star's own trajectories
         traj = roll_out(net, env, uniforms(generators["star"], (env.max_length, batch)))

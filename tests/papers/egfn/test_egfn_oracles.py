@@ -223,7 +223,7 @@ def test_renewed_agents_look_like_new_ones() -> None:
         assert not torch.equal(old, new)
         assert new.abs().max() <= (16 if new.shape[-1] == 8 else 8) ** -0.5
     renew(net, seed_generators(range(2), 3), Evolution(mutation=1.0))
-    noise = torch.cat([x.flatten() for x in net.parameters()])
+    noise = torch.cat([x.detach().flatten() for x in net.parameters()])
     assert float(noise.std()) == pytest.approx(1.0, abs=0.1)
 
 

@@ -113,7 +113,7 @@ def test_q_learns_the_raw_reward() -> None:
     reward = table.expand(2, -1)
     for raw, zero in ((reward, True), (reward**3, False), (reward.log(), False)):
         learned = learn(
-            nets, None, env, traj, reward=raw, log_reward=raw, log_Z=torch.zeros(2), n=1
+            nets, None, env, traj, reward=raw, log_reward=7 * raw, log_Z=torch.zeros(2), n=1
         )
         assert learned.policy_loss is None and learned.value_loss is not None
         assert bool((learned.value_loss < 1e-10).all()) == zero
@@ -263,11 +263,15 @@ def test_bit_modes() -> None:
         [[int(c, 2) for c in (m[i : i + 4] for i in range(0, 32, 4))] for m in modes.modes]
     )
     objects[0, 0] = exact[3]
-    objects[0, 1] = exact[3]
-    objects[0, 1, 0] = (objects[0, 1, 0] * 2) % 16
+    for row, flips in ((1, [0]), (2, [0, 9]), (3, [0, 9, 20]), (4, [0, 9, 20, 27])):
+        bits = [int(c) for c in modes.modes[3]]
+        for i in flips:
+            bits[i] ^= 1
+        objects[0, row] = (torch.tensor(bits).view(8, 4) * torch.tensor([8, 4, 2, 1])).sum(-1)
     text = ["".join(f"{int(w):04b}" for w in row) for row in objects[0]]
     slow = [[levenshtein(t, m) for m in modes.modes] for t in text]
     assert modes.distances(objects)[0].tolist() == slow
+    assert {2, 3} <= {min(row) for row in slow}  # on the border of both radii
     reward, hits = modes.score(objects)
     assert reward[0, 0] == pytest.approx(math.e)
     assert hits.shape == (2, 20, 32) and hits[0, 0, 3] and hits[0, 0, 19]

@@ -64,8 +64,8 @@ def log_terminal_targets(dag: EnumeratedDAG, traj: Trajectories, rectified: bool
     target = dag.log_reward[traj.last]
     if not rectified:
         return target
-    log_a, log_b = method.log_out_degree(dag), method.log_in_degree(dag)
-    along = method.log_path_factor_along(log_a[traj.states], log_b[traj.states])
+    log_a = method.log_out_degree(dag, traj.states)
+    along = method.log_path_factor_along(log_a, method.log_in_degree(dag, traj.states))
     return target + along.gather(-1, traj.length.unsqueeze(-1)).squeeze(-1)
 
 
@@ -135,7 +135,7 @@ def dqn_loss(
             taken = at_states(log_policy.flatten(1), before * n_actions + traj.actions)
             bonus = baselines.munchausen_bonus(taken, learner.alpha)
         log_reward = dag.log_reward[traj.states[..., 1:]].to(q_bar.dtype)
-        log_b = method.log_in_degree(dag)[traj.states[..., 1:]].to(q_bar.dtype)
+        log_b = method.log_in_degree(dag, traj.states[..., 1:]).to(q_bar.dtype)
         ended = torch.isfinite(log_reward)
         target = baselines.q_targets(-log_b, log_reward, ended, next_value, bonus)
     q = evaluate_rows(net, dag, part.rows)[..., :n_actions].flatten(1)

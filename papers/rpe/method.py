@@ -28,16 +28,18 @@ LossSpace = Literal["value", "log"]
 # -- the path factor ----------------------------------------------------------------------------
 
 
-def log_out_degree(dag: EnumeratedDAG) -> Tensor:
-    """log A(s), 0 at complete objects. [N] float64."""
+def log_out_degree(dag: EnumeratedDAG, rows: Tensor | None = None) -> Tensor:
+    """log A(s), 0 at complete objects, of all states [N] or of some rows [...]. float64."""
     if dag.stop is not None:
         raise ValueError("give every object a terminal row (task.with_terminal_copies)")
-    return dag.forward_mask.sum(-1).clamp(min=1).double().log()
+    mask = dag.forward_mask if rows is None else dag.forward_mask[rows]
+    return mask.sum(-1).clamp(min=1).double().log()
 
 
-def log_in_degree(dag: EnumeratedDAG) -> Tensor:
-    """log B(s), 0 at the source. [N] float64."""
-    return dag.backward_mask.sum(-1).clamp(min=1).double().log()
+def log_in_degree(dag: EnumeratedDAG, rows: Tensor | None = None) -> Tensor:
+    """log B(s), 0 at the source, of all states [N] or of some rows [...]. float64."""
+    parents = dag.parents if rows is None else dag.parents[rows]
+    return (parents >= 0).sum(-1).clamp(min=1).double().log()
 
 
 def path_factor_range(dag: EnumeratedDAG) -> tuple[Tensor, Tensor]:

@@ -289,6 +289,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
                     modes + (f" ({within.mean():.1f})" if len(within) else ""),
                     short(values(rows, task, m, "final_reward")),
                     short(values(rows, task, m, "final_distance")),
+                    short(values(rows, task, m, "log_Z")),
                     short(values(rows, task, m, "l1_of_pf")),
                     short(values(rows, task, m, "pruned_final")),
                 ]
@@ -297,8 +298,8 @@ def tables(rows: pd.DataFrame) -> list[Table]:
         Table(
             "Training (reward of the last 10 % of the samples, best 100 distinct objects, modes; "
             "bits: within δ = 3, in brackets 2) and 1000 samples of the final model (RNA8, QED4: "
-            "mean reward exact); L1 of P_F alone to its target; share of states whose best action "
-            "under P_F is never taken",
+            "mean reward exact); learned log Z; L1 of P_F alone to its target; share of states "
+            "whose best action under P_F is never taken",
             [
                 "task",
                 "method",
@@ -307,6 +308,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
                 "modes",
                 "final R",
                 "final distance",
+                "log Z",
                 "L1 of P_F",
                 "pruned",
             ],
@@ -344,6 +346,7 @@ def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figur
     drawn: dict[str, Figure] = {}
     colour = plotting.colours(list(NAMES), VARIANTS)
     dash = plotting.dashes(list(NAMES)) | {"p-greedy": "-", "p-quantile": "--", "p-of-max": ":"}
+    separate = plotting.colours(VARIANTS, "p-of-max")
     marker = {"p-greedy": "o", "p-quantile": "s", "p-of-max": "^"}
     known = set(rows.task)
     tasks = [t for t in ("bits", "rna", "qed") if t in known]
@@ -365,7 +368,7 @@ def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figur
                     linestyle=dash[m],
                     marker=marker[m],
                 )
-            for m in ("tb", "tb-4beta", "tb-beta3", "dqn", "uniform"):
+            for m in ("tb", "tb-4beta", "tb-beta3", "dqn"):
                 reward = values(rows, task, m, "final_reward")
                 if len(reward):
                     distance = values(rows, task, m, "final_distance")
@@ -374,7 +377,7 @@ def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figur
             ax.set_title(TASKS[task])
             ax.set_xlabel("mean R")
         axes[0][0].set_ylabel("mean pairwise distance")
-        axes[0][0].legend(fontsize=7)
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
         figure.suptitle("Reward against diversity: one trained pair per mixture, p from 0 to 1")
         drawn["pareto"] = figure
 
@@ -383,7 +386,7 @@ def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figur
         )
         for line, task in zip(axes, tasks, strict=True):
             for ax, mixture in zip(line, VARIANTS, strict=True):
-                for i, trained in enumerate(VARIANTS):
+                for trained in VARIANTS:
                     pareto(
                         ax,
                         rows,
@@ -391,7 +394,7 @@ def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figur
                         trained,
                         mixture,
                         label=f"trained with {trained}",
-                        color=plotting.METHOD if trained == mixture else plotting.OTHERS[i],
+                        color=separate[trained],
                         linestyle=dash[trained],
                         marker=marker[trained],
                     )
@@ -399,7 +402,7 @@ def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figur
             line[0].set_ylabel("distance")
         for ax in axes[-1]:
             ax.set_xlabel("mean R")
-        axes[0][0].legend(fontsize=6)
+        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
         drawn["cross_use"] = figure
 
     shown = ("p-greedy", "p-quantile", "p-of-max", "tb", "tb-4beta", "dqn", "uniform")
@@ -411,8 +414,8 @@ def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figur
     for ax, task in zip(axes[0], tasks, strict=True):
         ax.set_title(TASKS[task])
     for ax in axes[-1]:
-        ax.set_xlabel("trajectories")
-    axes[0][0].legend(fontsize=6)
+        ax.set_xlabel("thousand trajectories")
+    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     drawn["curves"] = figure
 
     if len(values(rows, "bits", "p-of-max-n1", "modes_found")):
@@ -427,9 +430,9 @@ def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figur
                 colour,
                 dash,
             )
-            ax.set_xlabel("trajectories")
+            ax.set_xlabel("thousand trajectories")
             ax.set_ylabel({"mean_reward": "mean R"}.get(metric, "modes found"))
-        axes[0][0].legend(["n = T", "n = 3", "n = 1", "TB(β)"], fontsize=7)
+        axes[0][0].legend(fontsize=7)
         drawn["n_steps"] = figure
     return drawn
 
@@ -457,7 +460,7 @@ def draw(
     for m in methods:
         x, y = curves(rows, task, m, metric)
         if len(y):
-            plotting.curve(ax, x, y, label=NAMES[m], color=colour[m], linestyle=dash[m])
+            plotting.curve(ax, x / 1000, y, label=NAMES[m], color=colour[m], linestyle=dash[m])
 
 
 if __name__ == "__main__":

@@ -178,6 +178,8 @@ def evaluate(cfg: EvalConfig) -> None:
             if metric in ("top_reward", "pruned"):
                 add(f"{metric}_final", curve[-1].tolist())
 
+    if "log_Z" in lines[0] and config.objective == "tb":
+        add("log_Z", lines[-1]["log_Z"])
     if config.task != "seh":
         strings(config, run.final(), cfg, add)
     else:

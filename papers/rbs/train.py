@@ -36,7 +36,7 @@ from papers.rbs.method import (
     retrospective_backward_synthesis,
 )
 from papers.rbs.networks import GoalNetwork, distinct, outputs
-from papers.rbs.success import distinct_backward_paths, measure, source_log_flow
+from papers.rbs.success import Success, distinct_backward_paths, measure, source_log_flow
 from papers.rbs.task import Task
 
 
@@ -118,6 +118,8 @@ def train(cfg: Config) -> None:
     n_draws = cfg.replay * (2 if method.companion is None else 1)
     greedy = method.objective == "q"
     reached = torch.zeros(len(cfg.seed), device=device)  # successes of rollouts since the last line
+
+    measured: Success | None = None
 
     step = 0
     state = run.restore()
@@ -217,7 +219,8 @@ def train(cfg: Config) -> None:
         if run.due(step):
             run.save(step, checkpoint())
 
-    measured = measure(task, net, greedy=greedy, learned_pb=method.learned_pb)
+    if measured is None:  # resumed behind the last update
+        measured = measure(task, net, greedy=greedy, learned_pb=method.learned_pb)
     gap = source_log_flow(task, net) - spec.log_C
     final: dict[str, object] = {
         "net": net.state_dict(),

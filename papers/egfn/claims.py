@@ -377,9 +377,12 @@ def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figur
             axes[1][column].set_xlabel("reward calls")
         axes[0][0].set_ylabel("regions, star's samples")
         axes[1][0].set_ylabel("regions, all samples")
-        labelled = max(axes[0], key=lambda ax: len(ax.get_legend_handles_labels()[0]))
+        shown = {}
+        for ax in axes[0]:
+            handles, labels = ax.get_legend_handles_labels()
+            shown |= dict(zip(labels, handles, strict=True))
         figure.legend(
-            *labelled.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8
+            list(shown.values()), list(shown), loc="outside lower center", ncols=5, fontsize=8
         )
         drawn["regions"] = figure
 

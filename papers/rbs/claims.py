@@ -311,7 +311,7 @@ def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figur
             ax.set_xticks([])
             ax.set_yticks([])
         figure.colorbar(picture, ax=axes[0].tolist(), shrink=0.7)
-        figure.suptitle(f"Success by goal at the end, {TASKS[task]} (source in the lower left)")
+        figure.suptitle(f"Success by goal, {TASKS[task]}", fontsize=9)
         drawn[f"map_{task}"] = figure
     entropy = [m for m in METHODS if len(curves(rows, "g16", m, "entropy")[1])]
     if entropy:

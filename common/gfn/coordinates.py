@@ -16,15 +16,15 @@ from common.gfn.objectives import Visited
 from common.gfn.rollout import CompiledTrajectories, sample_compiled
 from common.gfn.rows import at_states, split_heads
 from common.gfn.sampling import Trajectories, masked_log_softmax, sample
+from common.gfn.strings import StringEnv
 
 
 def sample_states(
-    net: StackedMLP, env: HyperGrid, u: Tensor, *, epsilon: float = 0.0
+    net: StackedMLP, env: HyperGrid | StringEnv, u: Tensor, *, epsilon: float = 0.0
 ) -> Trajectories:
-    """On-policy trajectories of coordinates: compiled on a CPU, in step on a GPU."""
-    moves = env.moves() if u.device.type == "cpu" else None
-    if moves is not None:
-        return sample_compiled(moves, net.weights(), u, epsilon=epsilon)
+    """On-policy trajectories of coordinates (or strings): compiled on a CPU, in step on a GPU."""
+    if u.device.type == "cpu":
+        return sample_compiled(env.moves(), net.weights(), u, epsilon=epsilon)
 
     def logits(states: Tensor) -> Tensor:
         return net.from_active_inputs(env.active_inputs(states))[..., : env.n_actions]

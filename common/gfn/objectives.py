@@ -1,8 +1,8 @@
 """Standard GFlowNet objectives as pairs (log forward flow, log backward flow) per training object.
 
 Every function returns ``(log_p_F, log_p_B)`` of its objects, with gradient. What a paper does with
-the pair is its own affair: the usual residual is ``log_p_F - log_p_B`` (here ``residual``),
-squared and averaged; other papers put the opposite sign into an asymmetric loss.
+the pair is its own affair: the usual residual is ``log_p_F - log_p_B`` (``residual``), squared and
+averaged (``loss_per_seed``); other papers put the opposite sign into an asymmetric loss.
 
 Shapes: [..., T] per action, [..., T+1] per state; ``mask`` [..., T] marks the actions taken. Entry
 T_i of ``log_flows`` (the state after the last action) must hold log R of the object: see
@@ -42,12 +42,6 @@ class Visited:
 def residual(pair: Pair) -> Tensor:
     """log p_F - log p_B: the family's (and most code's) sign."""
     return pair[0] - pair[1]
-
-
-def mean_square(pair: Pair, weights: Tensor | None = None) -> Tensor:
-    """Mean (or weighted sum) of the squared residuals: the textbook loss."""
-    squared = residual(pair).square()
-    return squared.mean() if weights is None else (weights * squared).sum()
 
 
 def with_reward(log_flows: Tensor, log_reward: Tensor, length: Tensor) -> Tensor:

@@ -135,11 +135,6 @@ def with_parents(dag: EnumeratedDAG, states: Tensor) -> Tensor:
     return torch.cat([states.flatten(1), dag.parents[states].flatten(1)], 1)
 
 
-def with_children(dag: EnumeratedDAG, states: Tensor) -> Tensor:
-    """States [S, ...] and all their children (-1 where there is none). [S, M]."""
-    return torch.cat([states.flatten(1), dag.children[states].flatten(1)], 1)
-
-
 def at_states(table: Tensor, states: Tensor) -> Tensor:
     """table[s, states[s]]. [S, U], [S, ...] -> [S, ...]."""
     return table.gather(1, states.flatten(1)).view(states.shape)

@@ -18,6 +18,7 @@ from statistics import median
 import numpy as np
 
 from common.cli import run_cli
+from common.gfn.coordinates import sample_states
 from common.gfn.nets import adam_with_log_Z, seed_generators
 from common.gfn.sampling import uniforms
 from common.torch_utils import setup
@@ -29,7 +30,7 @@ from papers.egfn.method import (
     evolve,
     fitness,
 )
-from papers.egfn.star import by_seed, network, residual_parts, roll_out
+from papers.egfn.star import by_seed, network, residual_parts
 from papers.egfn.task import GridSpec
 
 COMPARED = ("egfn-db", "db-prb", "db-2.25x", "db")
@@ -66,13 +67,13 @@ def training_step(name: str, ndim: int, batch: int) -> Callable[[], None]:
     def step() -> None:
         if population is not None and buffer is not None:
             shape = (evo.n_agents, env.max_length, evo.episodes)
-            traj = by_seed(roll_out(population, env, uniforms(walks, shape).flatten(0, 1)), 1)
+            traj = by_seed(sample_states(population, env, uniforms(walks, shape).flatten(0, 1)), 1)
             reward = env.log_reward(traj.last).exp()
             buffer.insert(traj, reward)
             agents = [x for layer in population.weights() for x in layer]
             scores = fitness(reward.unflatten(1, (evo.n_agents, evo.episodes)))
             evolve(agents, scores, evo, select, evolving)
-        traj = roll_out(net, env, uniforms(sampling, (env.max_length, own)))
+        traj = sample_states(net, env, uniforms(sampling, (env.max_length, own)))
         batches = [traj]
         if buffer is not None:
             buffer.insert(traj, env.log_reward(traj.last).exp())

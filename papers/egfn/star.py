@@ -15,9 +15,9 @@ from common.gfn.coordinates import visit_distinct, visit_states
 from common.gfn.hypergrid import HyperGrid
 from common.gfn.nets import StackedMLP
 from common.gfn.objectives import Pair, Visited, training_pairs
-from common.gfn.rollout import CompiledTrajectories, revisit_compiled, sample_compiled
+from common.gfn.rollout import CompiledTrajectories, revisit_compiled
 from common.gfn.rows import at_states, split_heads
-from common.gfn.sampling import Trajectories, masked_log_softmax, sample, sample_backward
+from common.gfn.sampling import Trajectories, masked_log_softmax, sample_backward
 from common.gfn.strings import StringEnv
 
 HIDDEN = 256  # width of the two hidden layers [authors' code]
@@ -28,17 +28,6 @@ def network(generators: Sequence[torch.Generator], env: Env) -> StackedMLP:
     """One MLP with all heads per generator."""
     n_out = env.n_actions + env.n_backward + 1
     return StackedMLP(generators, (env.input_dim, HIDDEN, HIDDEN, n_out))
-
-
-def roll_out(net: StackedMLP, env: Env, u: Tensor) -> Trajectories:
-    """On-policy trajectories: compiled on a CPU, in step on a GPU. u: [S, T, B]."""
-    if u.device.type == "cpu":
-        return sample_compiled(env.moves(), net.weights(), u)
-
-    def logits(states: Tensor) -> Tensor:
-        return net.from_active_inputs(env.active_inputs(states))[..., : env.n_actions]
-
-    return sample(env, logits, u)
 
 
 def by_seed(traj: Trajectories, n_seeds: int) -> Trajectories:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from common.cli import run_cli
 from common.errors import UserError, choose
 from common.gfn import metrics
+from common.gfn.coordinates import sample_states
 from common.gfn.exact import terminating_distribution
 from common.gfn.hypergrid import HyperGrid
 from common.gfn.nets import (
@@ -45,7 +46,6 @@ from papers.egfn.star import (
     log_pf_of_all_states,
     network,
     residual_parts,
-    roll_out,
     walk_back,
 )
 
@@ -193,7 +193,7 @@ def train(cfg: Config) -> None:
             # 1. evaluate: every agent's own episodes
             shape = (evo.n_agents, env.max_length, evo.episodes)
             u = uniforms(generators["walks"], shape).flatten(0, 1)
-            walks = by_seed(roll_out(population, env, u), n_seeds)  # [S, K*E, ...]
+            walks = by_seed(sample_states(population, env, u), n_seeds)  # [S, K*E, ...]
             reward = env.log_reward(walks.last).double().exp()
             own = reward.unflatten(1, (evo.n_agents, evo.episodes))
             scores = fitness(own)
@@ -223,7 +223,7 @@ def train(cfg: Config) -> None:
                 renew(population, generators["evolve"], noise)
 
         # 3. the star's own trajectories
-        traj = roll_out(net, env, uniforms(generators["star"], (env.max_length, batch)))
+        traj = sample_states(net, env, uniforms(generators["star"], (env.max_length, batch)))
         reward = env.log_reward(traj.last).double().exp()
         calls += batch
 

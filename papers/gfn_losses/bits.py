@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
+from scipy.stats import spearmanr
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.gfn import metrics
 from common.gfn import objectives as flows
 from common.gfn.nets import StackedMLP, StackedTransformer
 from common.gfn.sampling import Trajectories, masked_log_softmax, sample_backward
@@ -113,9 +114,30 @@ def correlation_on_test_set(
             chosen = traj.actions.expand(n_seeds, *traj.actions.shape).unsqueeze(-1)
             log_pf = log_pf.gather(-1, chosen).squeeze(-1).sum(-1)  # [S, N, objects]
             log_pb = torch.full_like(log_pf, -math.lgamma(env.length + 1))
-            log_p.append(
-                metrics.backward_log_probability(log_pf.transpose(0, 1), log_pb.transpose(0, 1))
-            )
+            log_p.append(backward_log_probability(log_pf.transpose(0, 1), log_pb.transpose(0, 1)))
     estimate = torch.cat(log_p, -1).cpu()
     log_reward = modes.log_reward(objects).cpu()
-    return [metrics.spearman(row, log_reward) for row in estimate]
+    return [spearman(row, log_reward) for row in estimate]
+
+
+def mark_modes(found: Tensor, distances: Tensor, delta: float) -> Tensor:
+    """Marks the modes within ``delta`` of a sample. found [..., M], distances [..., K, M]."""
+    return found | (distances <= delta).any(-2)
+
+
+def backward_log_probability(log_pf: Tensor, log_pb: Tensor) -> Tensor:
+    """log (1/N) sum_i P_F(tau_i)/P_B(tau_i|x), tau_i ~ P_B(.|x).
+
+    Both arguments are sums over the actions of tau. [N, ...] -> [...].
+    """
+    return torch.logsumexp(log_pf - log_pb, 0) - math.log(log_pf.shape[0])
+
+
+def distinct_fraction(objects: Tensor) -> float:
+    """Share of distinct rows among the samples [K, L]."""
+    return torch.unique(objects, dim=0).shape[0] / objects.shape[0]
+
+
+def spearman(a: Tensor | np.ndarray, b: Tensor | np.ndarray) -> float:
+    """Spearman's rank correlation (nan when one side is constant)."""
+    return float(spearmanr(np.asarray(a), np.asarray(b)).statistic)

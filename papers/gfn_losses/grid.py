@@ -41,3 +41,15 @@ def log_pf_of_all_states(net: StackedMLP, env: HyperGrid, dag: EnumeratedDAG) ->
     parts = [net(env.encode(part)) for part in env.all_states().split(20_000)]
     logits = torch.cat(parts, 1)[..., : env.n_actions]
     return masked_log_softmax(logits, dag.forward_mask)
+
+
+def l1_mean_empirical(samples: Tensor, target: Tensor, n_objects: int | None = None) -> Tensor:
+    """Mean over x of |frequency - p*(x)|, as papers report it. [..., K] row numbers -> [...].
+
+    Args:
+        n_objects: number of objects the mean runs over (default: all rows of ``target``).
+    """
+    counts = torch.zeros(*samples.shape[:-1], target.shape[0], dtype=torch.float64)
+    counts.scatter_add_(-1, samples, torch.ones(samples.shape, dtype=torch.float64))
+    gap = (counts / samples.shape[-1] - target).abs().sum(-1)
+    return gap / (n_objects or target.shape[0])

@@ -32,8 +32,14 @@ from common.gfn.rows import visit, whole
 from common.gfn.sampling import masked_log_softmax, sample, sample_from_table, uniforms
 from common.run import Run
 from common.torch_utils import setup
-from papers.gfn_losses.bits import SlotPolicy, bits_loss, correlation_on_test_set
-from papers.gfn_losses.grid import grid_loss, log_pf_of_all_states
+from papers.gfn_losses.bits import (
+    SlotPolicy,
+    bits_loss,
+    correlation_on_test_set,
+    distinct_fraction,
+    mark_modes,
+)
+from papers.gfn_losses.grid import grid_loss, l1_mean_empirical, log_pf_of_all_states
 from papers.gfn_losses.method import LOSSES, SLOPE_CLIP
 from papers.gfn_losses.task import (
     BIT_TASKS,
@@ -199,7 +205,7 @@ def train_grid(cfg: Config) -> None:
     p_terminal = terminating_distribution(dag, log_pf_of_all_states(net, env, dag))
     target = dag.target().cpu()
     final = {
-        "l1_mean_empirical": metrics.l1_mean_empirical(recent[:, :seen].cpu(), target).tolist(),
+        "l1_mean_empirical": l1_mean_empirical(recent[:, :seen].cpu(), target).tolist(),
         "p_terminal": p_terminal.float().cpu() if n_states <= 1024 else torch.zeros(0),
         "target": target.float() if n_states <= 1024 else torch.zeros(0),
         "n_regions": 2**env.ndim,
@@ -275,7 +281,7 @@ def train_bits(cfg: Config) -> None:
         optimizer.step()
 
         distances = modes.distances(traj.last)  # [S, B, M]
-        found = metrics.mark_modes(found, distances, spec.delta)
+        found = mark_modes(found, distances, spec.delta)
         metrics.remember(recent, traj.last, step)
         step += 1
         if step % cfg.eval_every == 0 or step == cfg.steps:
@@ -295,7 +301,7 @@ def train_bits(cfg: Config) -> None:
         all(bool(torch.isfinite(p[s]).all()) for p in policy.parameters()) for s in range(n_seeds)
     ]
     seen = min(cfg.steps * cfg.batch, recent.shape[1])
-    distinct = [metrics.distinct_fraction(recent[s, :seen]) for s in range(n_seeds)]
+    distinct = [distinct_fraction(recent[s, :seen]) for s in range(n_seeds)]
     final = {
         "spearman": correlation_on_test_set(policy, env, modes, n_seeds, rng),
         "distinct": distinct,

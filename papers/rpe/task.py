@@ -190,6 +190,12 @@ def modes(dag: EnumeratedDAG, share: float = 0.005) -> Tensor:
     return dag.log_reward >= dag.log_reward[objects].topk(k).values[-1]
 
 
+def accuracy(p_terminal: Tensor, reward: Tensor) -> Tensor:
+    """100 min(E_P[R] / E_p*[R], 1). Blind to collapse on objects of average reward."""
+    expected = (p_terminal * reward).sum(-1)
+    return 100 * (expected / (reward.square().sum() / reward.sum())).clamp(max=1)
+
+
 # -- paper scale --------------------------------------------------------------------------------
 
 

@@ -45,7 +45,7 @@ from papers.rpe.learners import (
     rpe_loss,
 )
 from papers.rpe.tabular import exact_results
-from papers.rpe.task import ENUMERATED, GRID, LARGE, TASKS, Sizes, make_dag, modes
+from papers.rpe.task import ENUMERATED, GRID, LARGE, TASKS, Sizes, accuracy, make_dag, modes
 
 METHODS = (*LEARNERS, "exact")
 
@@ -196,7 +196,7 @@ def train(cfg: Config) -> None:
                 reward = dag.log_reward.exp()
                 values = {
                     "l1_sum_exact": (p_terminal - dag.target()).abs().sum(-1),
-                    "accuracy": metrics.accuracy(p_terminal, reward),
+                    "accuracy": accuracy(p_terminal, reward),
                     "modes": found.sum(-1),
                     "log_Z_error": (_log_Z(learner, estimate, log_Z, log_c) - dag.log_Z).abs(),
                 }

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from common.gfn.coordinates import sample_states
 from common.gfn.dag import EnumeratedDAG
 from common.gfn.hypergrid import HyperGrid
 from common.gfn.nets import StackedMLP, seed_generators
@@ -384,8 +385,8 @@ def test_compiled_residuals_and_gradients_equal_the_generic_ones(
     env = ENVS[name]
     net = star.network(seed_generators((0, 1), 0), env)
     u = uniforms(seed_generators((0, 1), 1), (env.max_length, 8))
-    own = star.roll_out(net, env, u)
-    other = star.roll_out(star.network(seed_generators((5, 6), 0), env), env, u)
+    own = sample_states(net, env, u)
+    other = sample_states(star.network(seed_generators((5, 6), 0), env), env, u)
     replayed = Trajectories(other.states, other.actions, other.mask, other.last)
     log_Z = torch.tensor([0.3, -0.2])
 
@@ -405,7 +406,7 @@ def test_compiled_residuals_and_gradients_equal_the_generic_ones(
 def test_the_flow_of_a_state_at_the_border_is_its_reward() -> None:
     env = HyperGrid(2, 4, "sparse-5", forced_stop=True)
     net = star.network(seed_generators((0,), 0), env)
-    traj = star.roll_out(net, env, uniforms(seed_generators((0,), 1), (env.max_length, 64)))
+    traj = sample_states(net, env, uniforms(seed_generators((0,), 1), (env.max_length, 64)))
     ((pair, weights),) = star.residual_parts("db", net, env, traj, None)
     forced = (traj.last == env.height - 1).any(-1)
     assert forced.any() and not forced.all()
@@ -424,7 +425,7 @@ def test_every_object_counts_alike_in_the_combined_loss() -> None:
     env = ENVS["grid"]
     net = star.network(seed_generators((0,), 0), env)
     u = uniforms(seed_generators((0,), 1), (env.max_length, 12))
-    traj = star.roll_out(net, env, u)
+    traj = sample_states(net, env, u)
     whole = Trajectories(traj.states, traj.actions, traj.mask, traj.last)
     split = [
         Trajectories(*(x[:, part] for x in (whole.states, whole.actions, whole.mask, whole.last)))

@@ -20,7 +20,7 @@ from common.gfn.rows import visit, whole
 from common.gfn.sampling import Trajectories, sample, sample_from_table, uniforms
 from common.run import Run
 from papers.gfn_losses import grid
-from papers.gfn_losses.bits import bits_loss
+from papers.gfn_losses.bits import bits_loss, mark_modes
 from papers.gfn_losses.eval import EvalConfig, evaluate
 from papers.gfn_losses.method import LOSSES
 from papers.gfn_losses.task import BitSpec
@@ -241,3 +241,14 @@ def test_user_errors(tmp_path: Path) -> None:
         train(Config(task="grid-bt", out=tmp_path))
     with pytest.raises(UserError, match="theory"):
         train(Config(method="all", task="grid-tb", out=tmp_path))
+
+
+def test_a_mode_is_found_within_the_radius() -> None:
+    near = mark_modes(torch.zeros(1, 2, dtype=torch.bool), torch.tensor([[[5.0, 6.0]]]), 5)
+    assert near.tolist() == [[True, False]]
+
+
+def test_empirical_distance() -> None:
+    target = torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=torch.float64)
+    samples = torch.tensor([[0, 0, 1, 1], [2, 2, 2, 2]])
+    assert grid.l1_mean_empirical(samples, target).tolist() == [0.0, 0.5]

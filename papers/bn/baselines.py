@@ -27,7 +27,14 @@ LAMBDA = 0.9  # of SubTB [public code]
 LR_LOG_Z = 0.1  # log Z of TB
 
 #: Learning rates of Adam, chosen from {1e-4, 1e-3, 5e-3} on seeds from 100 on (see the README).
-LEARNING_RATES: dict[str, dict[str, float]] = {}
+LEARNING_RATES: dict[str, dict[str, float]] = {
+    "g1": {"bn": 5e-3, "bn-flat": 5e-3, "fm": 5e-3, "db": 5e-3, "tb": 5e-3, "stb": 5e-3},
+    "g2": {"bn": 1e-3, "bn-flat": 5e-3, "fm": 5e-3, "db": 5e-3, "tb": 1e-3, "stb": 5e-3},
+    "g3": {"bn": 5e-3, "bn-flat": 5e-3, "fm": 5e-3, "db": 5e-3, "tb": 1e-3, "stb": 5e-3},
+    "g4": {"bn": 5e-3, "bn-flat": 1e-3, "fm": 1e-3, "db": 5e-3, "tb": 5e-3, "stb": 5e-3},
+    "rna": {"bn": 5e-3, "bn-flat": 5e-3, "fm": 5e-3, "db": 5e-3, "tb": 5e-3, "stb": 5e-3},
+    "qed": {"bn": 5e-3, "bn-flat": 1e-3, "fm": 5e-3, "db": 5e-3, "tb": 5e-3, "stb": 5e-3},
+}
 
 
 def used_rate(method: str, task: str, given: float | None) -> float:

@@ -413,3 +413,13 @@ class ProxyReward:
     def log_reward(self, scores: Tensor) -> Tensor:
         """log R of proxy scores."""
         return self.exponent * (scores.clamp(min=self.r_min) / self.norm).log()
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a checkpoint keeps: the scores known, without which a resumed run asks again."""
+        scores = torch.tensor(list(self.cache.values()), dtype=torch.float64)
+        return {"calls": self.calls, "known": list(self.cache), "scores": scores}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Sets what ``state_dict`` gave."""
+        self.calls = state["calls"]
+        self.cache = dict(zip(state["known"], state["scores"].tolist(), strict=True))

@@ -201,7 +201,8 @@ def train_molecules(cfg: Config) -> None:
         for name, kept in state["rngs"].items():
             rngs[name][0].bit_generator.state = kept
         best = dict(zip(state["best_smiles"], state["best_scores"], strict=True))
-        scores, reward.calls = list(state["scores"]), state["calls"]
+        scores = list(state["scores"])
+        reward.load_state_dict(state["proxy"])
 
     def checkpoint() -> dict[str, object]:
         return {
@@ -215,7 +216,7 @@ def train_molecules(cfg: Config) -> None:
             "best_smiles": list(best),
             "best_scores": list(best.values()),
             "scores": scores,
-            "calls": reward.calls,
+            "proxy": reward.state_dict(),
         }
 
     def rewards_of(traj: Trajectories) -> tuple[Tensor, Tensor, list[str]]:

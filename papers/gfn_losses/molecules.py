@@ -132,7 +132,8 @@ def train_molecules(cfg: Config) -> None:
         optimizer.load_state_dict(state["optimizer"])
         generators[0].set_state(state["generator"])
         best = dict(zip(state["best_smiles"], state["best_scores"], strict=True))
-        rewards, reward.calls = list(state["rewards"]), state["calls"]
+        rewards = list(state["rewards"])
+        reward.load_state_dict(state["proxy"])
 
     def checkpoint() -> dict[str, object]:
         return {
@@ -143,7 +144,7 @@ def train_molecules(cfg: Config) -> None:
             "best_smiles": list(best),
             "best_scores": list(best.values()),
             "rewards": rewards,
-            "calls": reward.calls,
+            "proxy": reward.state_dict(),
         }
 
     while step < cfg.steps:

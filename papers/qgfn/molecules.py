@@ -174,8 +174,8 @@ def train_molecules(cfg: Config) -> None:
         log_Z.data.copy_(state["log_Z"])
         generators[0].set_state(state["generator"])
         modes.add(list(state["modes"]), [1.0] * len(state["modes"]))
-        rewards, reward_of.calls = list(state["rewards"]), state["calls"]
-        reward_of.cache = dict(zip(state["known"], state["scores"].tolist(), strict=True))
+        rewards = list(state["rewards"])
+        reward_of.load_state_dict(state["proxy"])
 
     def checkpoint() -> dict[str, object]:
         return {
@@ -186,9 +186,7 @@ def train_molecules(cfg: Config) -> None:
             "generator": generators[0].get_state(),
             "modes": list(modes.names),
             "rewards": rewards,
-            "calls": reward_of.calls,
-            "known": list(reward_of.cache),
-            "scores": torch.tensor(list(reward_of.cache.values()), dtype=torch.float64),
+            "proxy": reward_of.state_dict(),
         }
 
     def log_mu(states: Tensor) -> Tensor:

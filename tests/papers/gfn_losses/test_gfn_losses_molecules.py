@@ -11,6 +11,7 @@ import torch
 from common.errors import UserError
 from common.gfn.fragments import FragmentEnv, ProxyReward, SEHProxy, load_fragments, load_proxy
 from common.gfn.sampling import choose_by_inverse_cdf
+from common.run import Run
 from papers.gfn_losses.eval import EvalConfig, evaluate
 from papers.gfn_losses.molecules import BlockPolicy
 from papers.gfn_losses.train import Config, train
@@ -134,6 +135,30 @@ def test_training_pipeline(data: Path, tmp_path: Path, monkeypatch: pytest.Monke
     values = {r["metric"]: r["value"] for r in rows}
     assert set(values) == {"mean_score", "top_score", "reward_calls", "similarity"}
     assert np.isfinite(values["mean_score"]).all() and 0 <= values["similarity"] <= 1
+
+
+def test_a_resumed_run_knows_its_scores(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(
+        method="linex05", task="mols-stb", batch=4, steps=8, eval_every=2, width=16, max_blocks=2
+    )
+    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "100")
+    train(replace(config, out=tmp_path / "whole"))
+    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "4")
+    original = Run.save
+
+    def save_and_die(self: Run, step: int, tree: object) -> Path:
+        original(self, step, tree)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Run, "save", save_and_die)
+    with pytest.raises(KeyboardInterrupt):
+        train(replace(config, out=tmp_path / "cut"))
+    monkeypatch.setattr(Run, "save", original)
+    train(replace(config, out=tmp_path / "cut"))
+    whole, cut = (Run.load(tmp_path / name).metrics() for name in ("whole", "cut"))
+    assert whole == cut and whole[-1]["reward_calls"] < 32  # some molecules came twice
 
 
 def test_missing_and_wrong_files(

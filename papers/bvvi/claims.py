@@ -391,11 +391,14 @@ def final_table(rows: pd.DataFrame, task: str) -> Table:
 
 
 def square_root_fit(k: np.ndarray, curves: np.ndarray) -> str:
-    """a and R² of a√k fitted to the mean curve."""
+    """a and R² of a√k fitted to the mean curve over the last decade (below 0: no square root)."""
     k, mean = np.delete(k, -2), np.delete(curves.mean(0), -2)
     a = (np.sqrt(k) @ mean) / k.sum()
     rest, spread = ((mean - a * np.sqrt(k)) ** 2).sum(), ((mean - mean.mean()) ** 2).sum()
-    return f"{a:.3g}√k, {1 - rest / spread:.2f}" if spread > 0 else "—"
+    if spread == 0:
+        return "—"
+    r2 = 1 - rest / spread
+    return f"{a:.3g}√k, {r2:.2f}" if r2 >= 0 else f"{a:.3g}√k, < 0"
 
 
 def growth_table(rows: pd.DataFrame, episodes: int, title: str) -> Table:
@@ -519,15 +522,17 @@ def draw_regret(curves: Mapping[tuple, Mapping[str, np.ndarray]], task: str, K: 
         panel.set_xlabel("episode k")
     for row in axes:
         row[0].set_ylabel("cumulative regret")
-    handles, labels = {}, {}
-    for panel in axes.flat:
+    figure.suptitle(TASK_LABELS[task])
+    return with_legend_below(figure)
+
+
+def with_legend_below(figure: Figure) -> Figure:
+    """One legend for all panels."""
+    handles: dict[str, Any] = {}
+    for panel in figure.axes:
         for handle, label in zip(*panel.get_legend_handles_labels(), strict=True):
             handles.setdefault(label, handle)
-            labels.setdefault(label, label)
-    figure.legend(
-        handles.values(), labels.values(), loc="outside lower center", ncols=5, fontsize=7
-    )
-    figure.suptitle(TASK_LABELS[task])
+    figure.legend(handles.values(), handles, loc="outside lower center", ncols=5, fontsize=7)
     return figure
 
 
@@ -551,8 +556,7 @@ def draw_by_gamma(rows: pd.DataFrame) -> Figure:
                 panel.fill_between(x, low, high, color=style["color"], alpha=0.13, lw=0)
         panel.set_yscale("symlog", linthresh=1.0)
         panel.set(xlabel="γ", ylabel=f"regret at K = {K:,}", title=TASK_LABELS[task])
-    axes[0, 0].legend(fontsize=6.5)
-    return figure
+    return with_legend_below(figure)
 
 
 if __name__ == "__main__":

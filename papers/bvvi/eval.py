@@ -17,7 +17,7 @@ from common.cli import run_cli
 from common.run import Run
 from common.stats import band
 from papers.bvvi.baselines import PLANNER
-from papers.bvvi.method import OPTIMISTIC, VALUE
+from papers.bvvi.method import OPTIMISTIC
 from papers.bvvi.task import judged
 
 ALL_SEEDS = -1  # "seed" of a mean over the seeds of a run
@@ -61,17 +61,13 @@ def evaluate(cfg: EvalConfig) -> None:
                     {**label, "seed": seed, **cell, "metric": "regret"}
                     | {"step": k[looked_at].tolist(), "value": short(curve[looked_at])}
                 )
-            counted = {
-                "optimistic": tally[:, OPTIMISTIC].mean() / final["episodes"],
-                "last_value": tally[:, VALUE].mean(),
-            }
-            for metric, value in counted.items():
-                rows.append(
-                    {**label, "seed": ALL_SEEDS, **cell, "metric": metric}
-                    | {"value": float(f"{value:.5g}")}
-                )
+            share = tally[:, OPTIMISTIC].mean() / final["episodes"]
+            rows.append(
+                {**label, "seed": ALL_SEEDS, **cell, "metric": "optimistic"}
+                | {"value": float(f"{share:.5g}")}
+            )
             bands = zip(("mean", "low", "high"), band(regret), strict=True)
-            curves.append({**cell, "n": len(regret)} | {n: short(x, 4) for n, x in bands})
+            curves.append({**cell, "n": len(regret)} | {n: short(x, 3) for n, x in bands})
     extra = {"name": "curves", **label, "seed": final["seeds"][0]}
     return run.write_eval(rows, [extra | {"data": {"k": k.tolist(), "curves": curves}}])
 

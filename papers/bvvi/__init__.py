@@ -1,0 +1,1 @@
+"""BVVI: risk-sensitive RL in partially observable environments with hindsight observation."""

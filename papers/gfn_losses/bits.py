@@ -1,4 +1,4 @@
-"""Experiment B, bit sequences: the network, the objectives' losses, the test-set correlation.
+"""Experiment B, bit sequences: objects, network, losses of the objectives, test-set correlation.
 
 ``train.train_bits`` is the loop.
 """
@@ -16,8 +16,76 @@ from common.errors import UserError
 from common.gfn import objectives as flows
 from common.gfn.nets import StackedMLP, StackedTransformer
 from common.gfn.sampling import Trajectories, masked_log_softmax, sample_backward
-from common.gfn.strings import BitSequences, StringEnv
+from common.gfn.strings import BIT_BLOCKS, Mode, StringEnv
 from papers.gfn_losses.method import RegressionLoss, objective
+
+
+class BitSequences:
+    """n bits in L = n/k words of k bits; log R = -beta * min_m d_Hamming(x, m) (Family page, 3.2).
+
+    Modes are concatenations of n/8 blocks drawn with replacement (a mode may occur twice).
+    """
+
+    def __init__(
+        self,
+        n_bits: int,
+        word_bits: int,
+        n_modes: int,
+        *,
+        beta: float = 2.0,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        if n_bits % word_bits or n_bits % 8:
+            raise ValueError("n_bits must be a multiple of 8 and of word_bits")
+        self.n_bits, self.word_bits, self.beta = n_bits, word_bits, beta
+        self.length = n_bits // word_bits
+        self.n_words = 2**word_bits
+        self.device = torch.device(device)
+        generator = torch.Generator().manual_seed(seed)
+        blocks = torch.tensor([[int(c) for c in block] for block in BIT_BLOCKS])
+        drawn = torch.randint(len(BIT_BLOCKS), (n_modes, n_bits // 8), generator=generator)
+        self.mode_bits = blocks[drawn].flatten(1).to(self.device)  # [M, n]
+        flips = torch.rand(n_modes, n_bits, n_bits, generator=generator).argsort(-1).argsort(-1)
+        flips = flips < torch.arange(n_bits).unsqueeze(-1)  # row c flips exactly c bits
+        test = self.mode_bits.cpu().unsqueeze(1) ^ flips.long()
+        self.test_bits = test.flatten(0, 1).to(self.device)  # [M * n, n]
+        words = torch.arange(self.n_words)
+        shifts = torch.arange(word_bits - 1, -1, -1)
+        self._word_bits = (words.unsqueeze(-1) >> shifts & 1).to(self.device)  # [V, k]
+        self.mode_words = self.to_words(self.mode_bits)
+        # distance of letter v at place i to mode m; the empty letter costs nothing
+        table = (self._word_bits[:, None, None] != self._bits_of(self.mode_words)).sum(-1)
+        table = torch.cat([table, torch.zeros_like(table[:1])]).permute(2, 0, 1)  # [L, V+1, M]
+        self._table = table.reshape(self.length * (self.n_words + 1), n_modes).float()
+        self._offset = torch.arange(self.length, device=self.device) * (self.n_words + 1)
+
+    def _bits_of(self, words: Tensor) -> Tensor:
+        return self._word_bits[words]
+
+    def to_words(self, bits: Tensor) -> Tensor:
+        """[..., n] bits -> [..., L] words, first bit most significant."""
+        grouped = bits.unflatten(-1, (self.length, self.word_bits))
+        weights = 2 ** torch.arange(self.word_bits - 1, -1, -1, device=bits.device)
+        return (grouped * weights).sum(-1)
+
+    def to_bits(self, words: Tensor) -> Tensor:
+        """[..., L] complete words -> [..., n] bits."""
+        return self._bits_of(words).flatten(-2)
+
+    def distances(self, words: Tensor) -> Tensor:
+        """Hamming distance to every mode, counted on filled places only. [..., L] -> [..., M]."""
+        flat = (words + self._offset).reshape(-1, self.length)
+        found = torch.nn.functional.embedding_bag(flat, self._table, mode="sum")
+        return found.reshape(*words.shape[:-1], -1)
+
+    def log_reward(self, words: Tensor) -> Tensor:
+        """log R = -beta min_m d, counted on the filled words. [..., L] -> [...]."""
+        return -self.beta * self.distances(words).min(-1).values
+
+    def env(self, mode: Mode = "slots") -> StringEnv:
+        """The MDP over words."""
+        return StringEnv(mode, self.length, self.n_words, self.log_reward, device=self.device)
 
 
 class SlotPolicy(nn.Module):

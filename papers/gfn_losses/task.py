@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from common.gfn.hypergrid import REWARDS, HyperGrid
-from common.gfn.strings import BitSequences
+from papers.gfn_losses.bits import BitSequences
 from papers.gfn_losses.method import RegressionLoss, theorem_errors
 
 OBJECTIVES = ("tb", "db", "stb", "fm", "fl-db", "fl-stb", "modified-db", "modified-stb")

@@ -15,7 +15,7 @@ from common.gfn.exact import (
 from common.gfn.hypergrid import REWARDS, HyperGrid, band_indices
 from common.gfn.metrics import l1_sum_exact, mark_regions
 from common.gfn.sampling import sample, sample_backward, sample_from_table, uniforms
-from common.gfn.strings import BIT_BLOCKS, BitSequences, StringEnv
+from common.gfn.strings import StringEnv
 
 BANDS = {
     8: [1, 6],
@@ -172,31 +172,6 @@ def test_zero_probability_is_never_sampled() -> None:
     u = torch.zeros(1, dag.max_length, 8)
     u[..., 4:] = 1 - 2**-24
     assert (sample_from_table(dag, log_pf, u).last == 0).all()
-
-
-def test_bit_sequences() -> None:
-    bits = BitSequences(40, 4, 20, seed=3)
-    blocks = {tuple(int(c) for c in b) for b in BIT_BLOCKS}
-    chunks = bits.mode_bits.view(20, 5, 8)
-    assert all(tuple(c.tolist()) in blocks for mode in chunks for c in mode)
-    assert (bits.to_bits(bits.mode_words) == bits.mode_bits).all()
-    assert (bits.log_reward(bits.mode_words) == 0).all()
-    # test set: c flipped bits, c = 0..n-1, for every mode
-    flipped = (bits.test_bits.view(20, 40, 40) != bits.mode_bits.unsqueeze(1)).sum(-1)
-    assert (flipped == torch.arange(40)).all()
-    rng = torch.Generator().manual_seed(0)
-    words = torch.randint(16, (50, 10), generator=rng)
-    slow = (bits.to_bits(words).unsqueeze(1) != bits.mode_bits).sum(-1)
-    assert (bits.distances(words) == slow).all()
-    assert torch.allclose(bits.log_reward(words), -2.0 * slow.min(-1).values)
-    # empty words cost nothing
-    words[:, 3:] = 16
-    slow = (bits.to_bits(words[:, :3].clone()).view(50, 1, 12) != bits.mode_bits[:, :12]).sum(-1)
-    assert (bits.distances(words) == slow).all()
-    assert (bits.distances(bits.env().initial((2,))) == 0).all()
-    # random strings are far from all modes (mean about 14.5)
-    far = bits.distances(torch.randint(16, (2000, 10), generator=rng)).min(-1).values.mean()
-    assert 13.5 < float(far) < 15.5
 
 
 def test_slots_have_factorial_orders() -> None:

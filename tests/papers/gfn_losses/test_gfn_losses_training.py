@@ -18,9 +18,10 @@ from common.gfn.nets import StackedMLP, adam, seed_generators
 from common.gfn.rollout import CompiledTrajectories
 from common.gfn.rows import visit, whole
 from common.gfn.sampling import Trajectories, sample, sample_from_table, uniforms
+from common.gfn.strings import BIT_BLOCKS
 from common.run import Run
 from papers.gfn_losses import grid
-from papers.gfn_losses.bits import bits_loss, mark_modes
+from papers.gfn_losses.bits import BitSequences, bits_loss, mark_modes
 from papers.gfn_losses.eval import EvalConfig, evaluate
 from papers.gfn_losses.method import LOSSES
 from papers.gfn_losses.task import BitSpec
@@ -252,3 +253,28 @@ def test_empirical_distance() -> None:
     target = torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=torch.float64)
     samples = torch.tensor([[0, 0, 1, 1], [2, 2, 2, 2]])
     assert grid.l1_mean_empirical(samples, target).tolist() == [0.0, 0.5]
+
+
+def test_bit_sequences() -> None:
+    bits = BitSequences(40, 4, 20, seed=3)
+    blocks = {tuple(int(c) for c in b) for b in BIT_BLOCKS}
+    chunks = bits.mode_bits.view(20, 5, 8)
+    assert all(tuple(c.tolist()) in blocks for mode in chunks for c in mode)
+    assert (bits.to_bits(bits.mode_words) == bits.mode_bits).all()
+    assert (bits.log_reward(bits.mode_words) == 0).all()
+    # test set: c flipped bits, c = 0..n-1, for every mode
+    flipped = (bits.test_bits.view(20, 40, 40) != bits.mode_bits.unsqueeze(1)).sum(-1)
+    assert (flipped == torch.arange(40)).all()
+    rng = torch.Generator().manual_seed(0)
+    words = torch.randint(16, (50, 10), generator=rng)
+    slow = (bits.to_bits(words).unsqueeze(1) != bits.mode_bits).sum(-1)
+    assert (bits.distances(words) == slow).all()
+    assert torch.allclose(bits.log_reward(words), -2.0 * slow.min(-1).values)
+    # empty words cost nothing
+    words[:, 3:] = 16
+    slow = (bits.to_bits(words[:, :3].clone()).view(50, 1, 12) != bits.mode_bits[:, :12]).sum(-1)
+    assert (bits.distances(words) == slow).all()
+    assert (bits.distances(bits.env().initial((2,))) == 0).all()
+    # random strings are far from all modes (mean about 14.5)
+    far = bits.distances(torch.randint(16, (2000, 10), generator=rng)).min(-1).values.mean()
+    assert 13.5 < float(far) < 15.5

@@ -181,12 +181,9 @@ def bench(cfg: BenchConfig) -> None:
             learner = set_up(name, many)
             fast.append(20 * cfg.episodes / seconds_of(learner.play, 0, 20 * cfg.episodes))
         ratio = statistics.median(fast) / statistics.median(slow)
-        print(
-            f"{METHODS[name].label} on {task}, NumPy     {statistics.median(slow):>12,.0f} episodes/s"
-        )
-        print(
-            f"{METHODS[name].label} on {task}, compiled  {statistics.median(fast):>12,.0f} episodes/s"
-        )
+        for label, speeds in (("NumPy", slow), ("compiled", fast)):
+            median = statistics.median(speeds)
+            print(f"{METHODS[name].label} on {task}, {label:<9}{median:>12,.0f} episodes/s")
         print(f"ratio                   {ratio:>12,.0f}")
         numbers[f"{name}_{task}"] = {
             "ours": statistics.median(fast),

@@ -176,7 +176,7 @@ def test_planning_is_the_best_of_all_augmented_policies(name: str, S: int, H: in
 
 
 def test_history_adds_nothing_to_the_augmented_state() -> None:
-    """S = 1, H = 3: policies of the whole reward history (128) are no better than those of y (64)."""
+    """S = 1, H = 3: 128 policies of the reward history are no better than 64 of y."""
     rng = np.random.default_rng(5)
     histories = [(), (0,), (1,), (0, 0), (0, 1), (1, 0), (1, 1)]
     for name in ("cvar25", "entropic_m1"):

@@ -22,6 +22,7 @@ EXACT, KL, HOEFFDING = (
     1,
     2,
 )  # how a backup treats the estimated kernel: at its word, or in a ball
+TIE = 1e-12  # actions whose values are closer count as equal: rounding decides nothing
 
 
 @jit
@@ -208,12 +209,12 @@ def plan(
                     for a in range(A):
                         step = q[h, s, a].reshape(S * R)
                         value = backup(kind, step, counts[h, s, a], width, v)
-                        if value > V[c, h, s, y]:
-                            V[c, h, s, y] = value
+                        if value > V[c, h, s, y] + TIE:
                             trial[h, s, y] = a
-        if V[c, 0, start, 0] > best:
-            best = V[c, 0, start, 0]
+                        V[c, h, s, y] = max(V[c, h, s, y], value)
+        if V[c, 0, start, 0] > best + TIE:
             policy[:] = trial
+        best = max(best, V[c, 0, start, 0])
     return link(best, risk.beta)
 
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from common.cli import run_cli
 from papers.rs_disrl import method, tabular
+from papers.rs_disrl.augmented import TIE
 from papers.rs_disrl.baselines import DELTA, METHODS, Setting, finite_class, known_truth, set_up
 from papers.rs_disrl.risk import Array, Risk
 from papers.rs_disrl.task import STEPS, make_problem, uniforms
@@ -115,9 +116,9 @@ def numpy_plan_kl(
                         numpy_kl_max(p_hat[h, s, a].ravel(), v, width / n) if n else v.max()
                         for a, n in enumerate(totals[h, s])
                     ]
-                    policy[h, s, y] = np.argmax(Q)
+                    policy[h, s, y] = np.argmax(np.array(Q) > max(Q) - TIE)
                     V[h, s, y] = max(Q)
-        if V[0, start, 0] > best:
+        if V[0, start, 0] > best + TIE:
             best, best_policy = V[0, start, 0], policy
     return best, best_policy
 

@@ -17,11 +17,7 @@ from papers.rs_disrl.risk import Array, Risk, jit, link
 
 Policy = NDArray[np.int64]
 
-EXACT, KL, HOEFFDING = (
-    0,
-    1,
-    2,
-)  # how a backup treats the estimated kernel: at its word, or in a ball
+EXACT, KL, HOEFFDING = range(3)  # a backup takes the kernel at its word, or a ball around it
 TIE = 1e-12  # actions whose values are closer count as equal: rounding decides nothing
 
 

@@ -13,7 +13,7 @@ from papers.rs_disrl.bench import numpy_m_lsr, numpy_tabular, step_of
 from papers.rs_disrl.method import INSIDE, LIVE, LSR, LSR_WIDTH, MLE, OPTIMISTIC, REGRET
 from papers.rs_disrl.task import STEPS, make_problem, uniforms
 
-SMALL = task.Size("finite", 2, 2, 3, 1, 6)
+SMALL = task.Size("finite", 2, 2, 3, 1, 6, True)
 
 
 @pytest.fixture(autouse=True)

@@ -134,7 +134,8 @@ def test_own_prediction_is_the_action_value_form() -> None:
 def test_set_of_one_model_and_of_a_duplicate() -> None:
     learner = set_up("m_mle", wide(1, 50))
     learner.play(0, 50)
-    assert (learner.record[:, LIVE] == 1).all() and (learner.record[:, REGRET] == 0).all()
+    assert (learner.record[:, LIVE] == 1).all()
+    assert np.abs(learner.record[:, REGRET]).max() < 1e-12
     # a duplicate at fixed beta changes neither the set nor what is played
     at = wide(4, 200)
     doubled = at.problem.models[[0, 1, 2, 3, 1]]
@@ -312,18 +313,20 @@ def test_mixture_remembers_its_regression() -> None:
 
 
 def test_draws_are_accepted_by_their_gap() -> None:
+    rejected = 0
     for name in ("i1", "i2", "i3"):
         problem = make_problem(name, "cvar25", 0)
         size = problem.size
         measure, mean = (risk.make_risk(n, size.H, size.m) for n in ("cvar25", "mean"))
         assert task.neutral_gap(problem.truth, measure, mean) >= 0.02
-        assert problem.rejected > 0
+        rejected += problem.rejected
         np.testing.assert_allclose(problem.truth.sum((-2, -1)), 1)
         if name == "i1":
             np.testing.assert_array_equal(problem.models[problem.index], problem.truth)
             assert problem.models.shape == (100, 4, 4, 2, 4, 2)
         if name == "i3":
             np.testing.assert_allclose(problem.models.sum((-2, -1)), 1)
+    assert rejected > 0
 
 
 def test_random_policy_is_the_average_of_trajectories() -> None:

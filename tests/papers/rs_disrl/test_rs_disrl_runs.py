@@ -142,6 +142,8 @@ def rows_of(overrides: dict[tuple[str, str], Any] | None = None) -> pd.DataFrame
         ("m_mle", "i1"): (5.0, 0.01),
         ("m_lsr", "i1"): (20.0, 0.02),
         ("neutral", "i1"): (900.0, 1.0),
+        ("m_mle", "i1-n32"): (5.0, 0.01),
+        ("m_lsr", "i1-n32"): (20.0, 0.02),
         ("v_mle", "i1-n32"): (30.0, 0.1),
         ("v_lsr", "i1-n32"): (60.0, 0.2),
         ("neutral", "i1-n32"): (900.0, 1.0),
@@ -207,11 +209,12 @@ def test_each_claim_can_fail(claim: str, overrides: dict) -> None:
 
 def test_partial_runs_say_what_is_missing() -> None:
     rows = rows_of()
-    for claim, judge, gone in (
+    judges: tuple[tuple[str, Any, str], ...] = (
         ("V-LSR", claims.c4, "v_lsr"),
         ("risk-neutral", claims.c5, "neutral"),
         ("M-LSR", claims.c2, "m_lsr"),
-    ):
+    )
+    for claim, judge, gone in judges:
         judged = judge(rows[rows.method != gone])
         assert judged.verdict == "inconclusive" and claim in judged.ours
     assert claims.c1(rows[rows.task != "tiny"]).verdict == "inconclusive"

@@ -15,9 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from common.errors import UserError
-from papers.rs_disrl import method, mixture, tabular
+from papers.rs_disrl import method, method_v, mixture, tabular
 from papers.rs_disrl.augmented import EXACT, HOEFFDING, KL, Policy, law, optimum
-from papers.rs_disrl.method import LSR, LSR_WIDTH, MLE, FiniteClass, Truth
+from papers.rs_disrl.method import LSR, MLE, FiniteClass, Truth
+from papers.rs_disrl.method_v import LSR_WIDTH
 from papers.rs_disrl.risk import Array, Risk, jit, make_risk, rho
 from papers.rs_disrl.task import DRAWS, STEPS, Problem, checkpoints, uniforms
 
@@ -228,18 +229,18 @@ def set_up_finite(m: Method, at: Setting) -> Learner:
 
         return Learner(play, {"losses": losses}, record)
 
-    candidates = method.value_class(cls.models, cls.policies, cls.start, objective, m.estimator)
-    losses = np.zeros((N, N, H, N))
-    beta = method.beta_v(m.estimator, N, H, DELTA)
+    candidates = method_v.value_class(cls.models, cls.policies, cls.start, objective, m.estimator)
+    memory = method_v.new_memory(cls.models, at.episodes)
+    beta = method_v.beta_v(m.estimator, N, H, DELTA)
     draws = uniforms(at.seed, at.task, DRAWS, at.episodes)
     counted = np.zeros(at.episodes, np.bool_)
     counted[np.array(checkpoints(at.episodes)) - 1] = True
     given = (candidates, cls.policies, cls.start, truth, m.estimator, beta, steps, draws, counted)
 
     def play_v(first: int, last: int) -> None:
-        method.play_v(*given, first, last, losses, record)
+        method_v.play_v(*given, first, last, memory, record)
 
-    return Learner(play_v, {"losses": losses}, record)
+    return Learner(play_v, memory._asdict(), record)
 
 
 def set_up_tabular(m: Method, at: Setting) -> Learner:

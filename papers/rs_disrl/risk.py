@@ -28,7 +28,7 @@ from common.jit import jit_of
 
 Array = NDArray[np.float64]
 
-KERNELS = ("risk", "augmented", "method", "tabular", "mixture", "baselines")
+KERNELS = ("risk", "augmented", "method", "method_v", "tabular", "mixture", "baselines")
 jit = jit_of(*(Path(__file__).with_name(f"{name}.py") for name in KERNELS))
 
 # name -> ((alpha, weight), ...) of a mixture of CVaRs, or beta of the entropic measure

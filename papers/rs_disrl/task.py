@@ -37,6 +37,7 @@ class Size(NamedTuple):
 TASKS = {
     "i1": Size("finite", 4, 2, 4, 1, 100, True),
     "i1-n32": Size("finite", 4, 2, 4, 1, 32, True),
+    "i1-n32-long": Size("finite", 4, 2, 4, 1, 32, True),  # another horizon, draws of its own
     "i1-n20": Size("finite", 4, 2, 4, 1, 20, True),
     "i2": Size("tabular", 3, 2, 3, 1, 1, True),
     "i2-rare": Size("tabular", 3, 2, 3, 1, 1),

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from papers.rs_disrl import augmented, baselines, method, mixture, risk, tabular, task
+from papers.rs_disrl import augmented, baselines, method, method_v, mixture, risk, tabular, task
 from papers.rs_disrl.baselines import DELTA, Setting, finite_class, known_truth, set_up
 from papers.rs_disrl.bench import numpy_m_lsr, numpy_tabular, step_of
-from papers.rs_disrl.method import INSIDE, LIVE, LSR, LSR_WIDTH, MLE, OPTIMISTIC, REGRET
+from papers.rs_disrl.method import INSIDE, LIVE, LSR, MLE, OPTIMISTIC, REGRET
+from papers.rs_disrl.method_v import LSR_WIDTH
 from papers.rs_disrl.task import STEPS, make_problem, uniforms
 
 SMALL = task.Size("finite", 2, 2, 3, 1, 6, True)
@@ -71,10 +72,12 @@ def test_m_mle_keeps_additive_log_likelihoods() -> None:
 @pytest.mark.parametrize("name", ["v_lsr", "v_lsr_width", "v_mle"])
 def test_v_is_its_definition(name: str) -> None:
     """RS-DisRL-V written as in the paper: a loop over candidates, data and comparison models."""
-    K = 40
+    K = 120
     at = small(K)
     learner = set_up(name, at)
-    learner.play(0, K)
+    learner.play(0, 50)
+    learner.play(50, K)
+    marks = task.checkpoints(K)
     cls = finite_class(at, at.risk, False)
     models, N, H, Y = at.problem.models, 6, 3, 4
     F = np.zeros((N, N, H + 1, 2, Y, Y))
@@ -89,13 +92,16 @@ def test_v_is_its_definition(name: str) -> None:
     losses = np.zeros((N, N, H, N))
     draws = uniforms(3, "i1-n20", task.DRAWS, K)
     for k, row in enumerate(uniforms(3, "i1-n20", STEPS, K)):
-        best = -math.inf
+        best, alive = -math.inf, np.zeros((N, N), bool)
         for j in range(N):
             for b in range(N):
                 own = losses[j, b, :, b] - losses[j, b].min(axis=1)
-                if (own <= beta).all() and values[j, b] > best + 1e-12:
+                alive[j, b] = (own <= beta).all()
+                if alive[j, b] and values[j, b] > best + 1e-12:
                     best, chosen = values[j, b], j
         assert learner.record[k, OPTIMISTIC] == pytest.approx(best, abs=1e-12)
+        assert learner.record[k, LIVE] == (alive.sum() if k + 1 in marks else 1)
+        assert learner.record[k, INSIDE] == alive[:, at.problem.index].all()
         s, y = 0, 0
         for h, u in enumerate(row):
             act = cls.policies[chosen, h, s, y]
@@ -116,7 +122,13 @@ def test_v_is_its_definition(name: str) -> None:
                         x = int(np.argmax(spread >= spread.max() - 1e-15))
                         losses[j, b, h] += (pred[:, x] - target[x]) ** 2
             s, y = s2, y + r
-    np.testing.assert_allclose(learner.state["losses"], losses, rtol=1e-5, atol=1e-5)
+    whole = method_v.value_class(models, cls.policies, 0, at.risk, estimator)
+    memory, steps = method_v.Memory(**learner.state), uniforms(3, "i1-n20", task.DRAWS, K)
+    assert memory.seen.min() < K  # some were never looked at again
+    for j in range(N):
+        for b in range(N):
+            method_v.catch_up(whole, memory, estimator, steps, j, b, K)
+    np.testing.assert_allclose(memory.losses, losses, rtol=1e-5, atol=1e-5)
 
 
 def test_own_prediction_is_the_action_value_form() -> None:
@@ -350,7 +362,7 @@ def test_random_policy_is_the_average_of_trajectories() -> None:
 
 def test_estimators_have_different_numbers() -> None:
     assert len({MLE, LSR, LSR_WIDTH}) == 3
-    assert method.beta_v(LSR, 6, 3, DELTA) == pytest.approx(0.5 * math.log(36 * 3 / DELTA))
+    assert method_v.beta_v(LSR, 6, 3, DELTA) == pytest.approx(0.5 * math.log(36 * 3 / DELTA))
     assert method.beta_m(LSR, 6, 3, DELTA, True) == pytest.approx(0.25 * math.log(18 / DELTA))
 
 

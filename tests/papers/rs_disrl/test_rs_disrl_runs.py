@@ -146,6 +146,7 @@ def rows_of(overrides: dict[tuple[str, str], Any] | None = None) -> pd.DataFrame
         ("m_lsr", "i1-n32"): (20.0, 0.02),
         ("v_mle", "i1-n32"): (30.0, 0.1),
         ("v_lsr", "i1-n32"): (60.0, 0.2),
+        ("v_lsr", "i1-n32-long"): (60.0, 0.2),
         ("neutral", "i1-n32"): (900.0, 1.0),
     }
     for where in ("i2", "i2-rare"):
@@ -196,7 +197,7 @@ def test_claims_hold_on_an_ideal_run() -> None:
         ("C2", {("runs_in_set", "v_mle", "i1-n32"): 20}),
         ("C2", {("runs_in_set", "m_mle", "i2-rare"): 10}),
         ("C3", {("broken_optimism", "m_mle", "i2"): 1}),
-        ("C4", {("v_lsr", "i1-n32"): (60.0, 1.0)}),
+        ("C4", {("v_lsr", "i1-n32-long"): (60.0, 1.0)}),
         ("C4", {("m_lsr", "i2"): (60.0, 0.9)}),
         ("C5", {("neutral", "i1"): (900.0, 0.7)}),
         ("C5", {("m_lsr", "i1"): (400.0, 0.02)}),
@@ -220,7 +221,7 @@ def test_partial_runs_say_what_is_missing() -> None:
     assert claims.c1(rows[rows.task != "tiny"]).verdict == "inconclusive"
     few = rows_of({("runs_in_set", "m_mle", "i2"): 37})  # 157 of 160: surely above 0.9
     assert claims.c2(few).verdict == "reproduced"
-    few = rows_of({("runs_in_set", "v_lsr", "i1-n32"): 37})  # 74 of 80: may be below
+    few = rows_of({("runs_in_set", "v_mle", "i1-n32"): 37})  # 74 of 80: may be below
     assert claims.c2(few).verdict == "inconclusive"
 
 

@@ -199,7 +199,8 @@ def finite_class(at: Setting, objective: Risk, markov: bool) -> FiniteClass:
     values = np.array([value for value, _ in solved])
     policies = np.array([policy for _, policy in solved])
     order = np.argsort(-values, kind="stable")
-    return FiniteClass(at.problem.models, policies, values, order, at.problem.start)
+    models, start = at.problem.models, at.problem.start
+    return FiniteClass(models, method.models_last(models), policies, values, order, start)
 
 
 def known_truth(at: Setting, policies: Policy) -> Truth:

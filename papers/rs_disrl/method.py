@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from papers.rs_disrl.augmented import Policy, bellman_cdf, cdf_tables
+from papers.rs_disrl.augmented import Policy, cdf_tables
 from papers.rs_disrl.risk import Array, jit
 
 RECORD = ("regret", "optimistic", "inside", "live")  # what an episode leaves behind
@@ -31,6 +31,7 @@ class FiniteClass(NamedTuple):
     """A class of models and what is known of each before the first episode; no truth in it."""
 
     models: Array  # [N, H, S, A, S, R]
+    rows: Array  # [H, S, A, S R, N], the same with the models last
     policies: Policy  # [N, H, S, Y], the optimal policy of each model
     values: Array  # [N], its value in its own model
     order: NDArray[np.int64]  # [N], models from the largest value down
@@ -44,6 +45,12 @@ class Truth(NamedTuple):
     index: int  # position of the truth in the class; -1: not in it
     optimum: float  # V*
     regrets: Array  # [N], V* - rho of each policy of the class under the truth
+
+
+def models_last(models: Array) -> Array:
+    """[N, H, S, A, S, R] -> [H, S, A, S R, N]."""
+    N, H, S, A, _, R = models.shape
+    return np.ascontiguousarray(np.moveaxis(models.reshape(N, H, S, A, S * R), 0, -1))
 
 
 @jit
@@ -64,28 +71,31 @@ def sample(step: Array, u: float) -> tuple[int, int]:
 
 @jit
 def widest_threshold(
-    models: Array,
-    live: NDArray[np.bool_],
-    h: int,
-    s: int,
-    a: int,
-    y: int,
-    F_next: Array,
-    pred: Array,
+    rows: Array, live: NDArray[np.bool_], y: int, F_next: Array, pred: Array
 ) -> int:
     """x_{k,h}: where the live models disagree most on F_h(x | s, y, a), the first if tied.
 
-    pred [N, Y] is overwritten by the predictions sum T_n F_{h+1}(x | .) of all models.
+    Args:
+        rows: [S R, N], q_h(s', r | s, a) of all models.
+        live: [N].
+        y: reward so far.
+        F_next: [S, Y, Y], F_{h+1}(x | s', y').
+        pred: [Y, N], overwritten by the predictions sum T_n F_{h+1}(x | .) of all models.
     """
-    N, Y = pred.shape
-    for n in range(N):
-        bellman_cdf(models[n, h, s, a], y, F_next, pred[n])
+    Y, N = pred.shape
+    R = rows.shape[0] // F_next.shape[0]
     best, widest = 0, -1.0
     for x in range(Y):
+        for n in range(N):
+            pred[x, n] = 0.0
+        for outcome in range(rows.shape[0]):
+            weight = F_next[outcome // R, y + outcome % R, x]
+            for n in range(N):
+                pred[x, n] += weight * rows[outcome, n]
         least, most = math.inf, -math.inf
         for n in range(N):
             if live[n]:
-                least, most = min(least, pred[n, x]), max(most, pred[n, x])
+                least, most = min(least, pred[x, n]), max(most, pred[x, n])
         if most - least > widest + 1e-15:
             best, widest = x, most - least
     return best
@@ -118,7 +128,8 @@ def play_m(
     """
     N, H, S, A, _, R = cls.models.shape
     Y = H * (R - 1) + 1
-    F, pred = np.zeros((H + 1, S, Y, Y)), np.zeros((N, Y))
+    F, pred = np.zeros((H + 1, S, Y, Y)), np.zeros((Y, N))
+    tabled = -1  # the model whose CDFs are in F
     live = np.zeros(N, np.bool_)
     for k in range(first, last):
         least = losses.min()
@@ -135,20 +146,21 @@ def play_m(
         record[k, OPTIMISTIC] = cls.values[i]
         record[k, INSIDE] = truth.index >= 0 and live[truth.index]
         record[k, LIVE] = n_live
-        if estimator == LSR:
+        if estimator == LSR and i != tabled:
+            tabled = i
             cdf_tables(cls.models[i], cls.policies[i], F)
         s, y = cls.start, 0
         for h in range(H):
             a = cls.policies[i, h, s, y]
             s2, r = sample(truth.q[h, s, a], uniforms[k, h])
             if estimator == LSR:
-                x = widest_threshold(cls.models, live, h, s, a, y, F[h + 1], pred)
+                x = widest_threshold(cls.rows[h, s, a], live, y, F[h + 1], pred)
                 target = F[h + 1, s2, y + r, x]
                 for n in range(N):
-                    losses[n] += (pred[n, x] - target) ** 2
+                    losses[n] += (pred[x, n] - target) ** 2
             else:
                 for n in range(N):
-                    losses[n] -= math.log(max(cls.models[n, h, s, a, s2, r], FLOOR))
+                    losses[n] -= math.log(max(cls.rows[h, s, a, s2 * R + r, n], FLOOR))
             s, y = s2, y + r
 
 

@@ -183,11 +183,11 @@ def test_last_step_regresses_the_indicator() -> None:
 def test_threshold_is_where_the_live_models_disagree_most() -> None:
     at = small(1)
     cls = finite_class(at, at.risk, False)
-    F, pred = np.zeros((4, 2, 4, 4)), np.zeros((6, 4))
+    F, pred = np.zeros((4, 2, 4, 4)), np.zeros((4, 6))
     augmented.cdf_tables(cls.models[0], cls.policies[0], F)
     for live in (np.ones(6, bool), np.array([1, 0, 0, 1, 0, 0], bool)):
-        x = method.widest_threshold(cls.models, live, 1, 0, 1, 1, F[2], pred)
-        spread = np.ptp(pred[live], axis=0)
+        x = method.widest_threshold(cls.rows[1, 0, 1], live, 1, F[2], pred)
+        spread = np.ptp(pred[:, live], axis=1)
         assert spread[x] == spread.max() > 0
         assert spread[-1] == pytest.approx(0)  # F(H) = 1 under every model
 
@@ -206,7 +206,9 @@ def test_deterministic_mdp() -> None:
     models = np.array([truth_q, other])
     policies = np.zeros((2, 2, 1, 3), np.int64)
     values = np.array([1.0, 2.0])
-    cls = method.FiniteClass(models, policies, values, np.array([1, 0]), 0)
+    cls = method.FiniteClass(
+        models, method.models_last(models), policies, values, np.array([1, 0]), 0
+    )
     truth = method.Truth(truth_q, 0, 1.0, np.zeros(2))
     steps = np.full((10, 2), 0.5)
     losses, record = np.zeros(2), np.zeros((10, 4))

@@ -1,0 +1,1 @@
+"""RS-DisRL (Chen et al., ICML 2024): risk-sensitive distributional RL with static risk measures."""

@@ -14,41 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-
-def seed_generators(
-    seeds: Sequence[int], stream: int, device: torch.device | str = "cpu"
-) -> list[torch.Generator]:
-    """One generator per seed; ``stream`` tells apart the uses (initialisation, sampling, ...)."""
-    return [torch.Generator(device).manual_seed(1_000_003 * stream + seed) for seed in seeds]
-
-
-def generator_states(generators: Sequence[torch.Generator]) -> list[Tensor]:
-    """What a checkpoint keeps of the generators."""
-    return [g.get_state() for g in generators]
-
-
-def restore_generators(generators: Sequence[torch.Generator], states: Sequence[Tensor]) -> None:
-    """Sets the generators to what ``generator_states`` gave."""
-    for generator, state in zip(generators, states, strict=True):
-        generator.set_state(state)
-
-
-class StackedLinear(nn.Module):
-    """y[s] = x[s] W[s] + b[s]. x: [S, B, in] (or [B, in], the same input for every seed)."""
-
-    def __init__(self, generators: Sequence[torch.Generator], n_in: int, n_out: int) -> None:
-        super().__init__()
-        bound = 1 / math.sqrt(n_in)
-        weight = [torch.empty(n_in, n_out).uniform_(-bound, bound, generator=g) for g in generators]
-        bias = [torch.empty(1, n_out).uniform_(-bound, bound, generator=g) for g in generators]
-        self.weight = nn.Parameter(torch.stack(weight))  # [S, in, out]
-        self.bias = nn.Parameter(torch.stack(bias))  # [S, 1, out]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """[S, B, in] -> [S, B, out]."""
-        if x.dim() == 2:
-            x = x.expand(self.weight.shape[0], -1, -1)
-        return torch.baddbmm(self.bias, x, self.weight)
+from common.stacked import StackedLinear, adam
 
 
 class StackedMLP(nn.Module):
@@ -153,44 +119,6 @@ class StackedTransformer(nn.Module):
             hidden = nn.functional.dropout(torch.relu(self.up[i](x)), drop)
             x = self._norm(x + nn.functional.dropout(self.down[i](hidden), drop), 2 * i + 1)
         return self.head(x).view(n_seeds, batch, length, -1)
-
-
-def clip_grad_norm_per_seed(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
-    """Clips the gradient norm of every seed by itself; returns the norms before clipping. [S].
-
-    The squares are summed relative to the largest entry, so that huge gradients (exponential
-    losses) give a finite norm and keep their direction instead of being scaled to zero.
-    """
-    grads = [p.grad for p in parameters if p.grad is not None]
-    with torch.no_grad():
-        flat = [g.reshape(g.shape[0], -1) for g in grads]
-        norms = torch.stack([g.square().sum(1) for g in flat]).sum(0).sqrt()
-        # no entry exceeds the norm, so a moderate norm needs no look at the largest one
-        if bool((norms < 1e15).all()):
-            largest = None
-        else:
-            largest = torch.stack([g.abs().amax(1) for g in flat]).amax(0)  # [S]
-        if largest is not None and bool((largest > 1e15).any()):
-            safe = torch.where(largest > 0, largest, torch.ones_like(largest))
-            relative = [g / safe.view(-1, *([1] * (g.dim() - 1))) for g in grads]
-            total = (
-                torch.stack([r.reshape(r.shape[0], -1).square().sum(1) for r in relative])
-                .sum(0)
-                .sqrt()
-            )
-            norms = safe * total
-        if bool((norms > max_norm).any()):
-            scale = torch.where(norms > max_norm, max_norm / norms.clamp(min=1e-30), 1.0)
-            for g in grads:
-                g.mul_(scale.view(-1, *([1] * (g.dim() - 1))))
-    return norms
-
-
-def adam(
-    groups: Sequence[dict[str, Any]], weight_decay: float = 0.0, lr: float = 1e-3
-) -> torch.optim.Adam:
-    """Adam in one fused kernel; element-wise, so stacked seeds do not see each other."""
-    return torch.optim.Adam(list(groups), lr=lr, weight_decay=weight_decay, fused=True)
 
 
 def adam_with_log_Z(

@@ -22,10 +22,11 @@ import torch
 from torch import nn
 
 from common.cli import run_cli
-from common.gfn.nets import adam_with_log_Z, seed_generators
+from common.gfn.nets import adam_with_log_Z
 from common.gfn.objectives import loss_per_seed
 from common.gfn.rows import part_of
 from common.gfn.sampling import uniforms
+from common.stacked import seed_generators
 from common.stats import loglog_slope
 from common.torch_utils import setup
 from papers.bn.baselines import TRAINED, make_network, needed_rows, pairs_of, policy_layers

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from common.cli import run_cli
 from common.gfn.dag import EnumeratedDAG
-from common.gfn.nets import StackedMLP, seed_generators
+from common.gfn.nets import StackedMLP
 from common.run import Run
+from common.stacked import seed_generators
 from papers.bn.baselines import BIFURCATED, make_network, used_rate
 from papers.bn.method import BifurcatedNet, log_allocation, split_streams
 from papers.bn.task import ROW_TASKS, SAMPLED_TASKS, Problem, problem

@@ -24,10 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from common.gfn.dag import EnumeratedDAG
-from common.gfn.nets import StackedLinear, StackedMLP
+from common.gfn.nets import StackedMLP
 from common.gfn.objectives import Pair, mean_weights, residual
 from common.gfn.rows import Part, at_states, log_inflows, whole
 from common.gfn.sampling import MASKED, Trajectories, masked_log_softmax
+from common.stacked import StackedLinear
 
 WIDTH = 256  # of every hidden layer [public code of the same benchmarks]
 

@@ -15,18 +15,13 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.gfn.dag import EnumeratedDAG
 from common.gfn.fragments import FragmentEnv, ProxyReward, data_file, load_fragments, load_proxy
-from common.gfn.nets import (
-    StackedMLP,
-    adam_with_log_Z,
-    generator_states,
-    restore_generators,
-    seed_generators,
-)
+from common.gfn.nets import StackedMLP, adam_with_log_Z
 from common.gfn.objectives import loss_per_seed
 from common.gfn.rows import whole
 from common.gfn.sampling import Trajectories, sample, uniforms
 from common.gfn.strings import StringEnv
 from common.run import Run
+from common.stacked import generator_states, restore_generators, seed_generators
 from common.torch_utils import setup
 from papers.bn.baselines import make_network, pairs_of, used_rate
 from papers.bn.method import BifurcatedNet

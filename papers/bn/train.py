@@ -19,19 +19,13 @@ from common.cli import run_cli
 from common.errors import UserError, choose
 from common.gfn import metrics
 from common.gfn.exact import terminating_distribution, uniform_log_pf
-from common.gfn.nets import (
-    StackedMLP,
-    adam,
-    adam_with_log_Z,
-    generator_states,
-    restore_generators,
-    seed_generators,
-)
+from common.gfn.nets import StackedMLP, adam_with_log_Z
 from common.gfn.objectives import loss_per_seed
 from common.gfn.rollout import sample_compiled
 from common.gfn.rows import part_of, sample_rows, whole
 from common.gfn.sampling import Trajectories, masked_log_softmax, sample_from_table, uniforms
 from common.run import Run
+from common.stacked import adam, generator_states, restore_generators, seed_generators
 from common.torch_utils import setup
 from papers.bn.baselines import (
     LR_LOG_Z,

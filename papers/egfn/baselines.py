@@ -12,7 +12,8 @@ from typing import Literal
 
 import torch
 
-from common.gfn.nets import StackedLinear, StackedMLP
+from common.gfn.nets import StackedMLP
+from common.stacked import StackedLinear
 from papers.egfn.method import Evolution, Rule, mutate
 
 

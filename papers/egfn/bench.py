@@ -19,8 +19,9 @@ import numpy as np
 
 from common.cli import run_cli
 from common.gfn.coordinates import sample_states
-from common.gfn.nets import adam_with_log_Z, seed_generators
+from common.gfn.nets import adam_with_log_Z
 from common.gfn.sampling import uniforms
+from common.stacked import seed_generators
 from common.torch_utils import setup
 from papers.egfn.baselines import METHODS
 from papers.egfn.method import (

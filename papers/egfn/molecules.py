@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.gfn.fragments import FragmentEnv, ProxyReward, data_file, load_fragments, load_proxy
-from common.gfn.nets import (
+from common.gfn.objectives import Pair, Visited, training_pairs
+from common.gfn.sampling import Trajectories, masked_log_softmax, sample, uniforms
+from common.run import Run
+from common.stacked import (
     StackedLinear,
     adam,
     generator_states,
     restore_generators,
     seed_generators,
 )
-from common.gfn.objectives import Pair, Visited, training_pairs
-from common.gfn.sampling import Trajectories, masked_log_softmax, sample, uniforms
-from common.run import Run
 from common.torch_utils import setup
 from papers.egfn.baselines import METHODS
 from papers.egfn.method import Evolution, PrioritisedReplay, combined_loss, evolve, fitness

@@ -21,14 +21,10 @@ from common.gfn import metrics
 from common.gfn.coordinates import sample_states
 from common.gfn.exact import terminating_distribution
 from common.gfn.hypergrid import HyperGrid
-from common.gfn.nets import (
-    adam_with_log_Z,
-    generator_states,
-    restore_generators,
-    seed_generators,
-)
+from common.gfn.nets import adam_with_log_Z
 from common.gfn.sampling import uniforms
 from common.run import Run
+from common.stacked import generator_states, restore_generators, seed_generators
 from common.torch_utils import setup
 from papers.egfn import task as tasks
 from papers.egfn.baselines import METHODS, renew

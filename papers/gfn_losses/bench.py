@@ -26,14 +26,10 @@ from torch import nn
 from common.cli import run_cli
 from common.gfn.coordinates import sample_states, visit_distinct
 from common.gfn.hypergrid import HyperGrid
-from common.gfn.nets import (
-    StackedMLP,
-    adam_with_log_Z,
-    clip_grad_norm_per_seed,
-    seed_generators,
-)
+from common.gfn.nets import StackedMLP, adam_with_log_Z
 from common.gfn.rollout import CompiledTrajectories
 from common.gfn.sampling import uniforms
+from common.stacked import clip_grad_norm_per_seed, seed_generators
 from common.torch_utils import setup
 from papers.gfn_losses.grid import grid_loss
 from papers.gfn_losses.method import QUADRATIC

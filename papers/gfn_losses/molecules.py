@@ -21,9 +21,9 @@ from common.gfn.fragments import (
     load_fragments,
     load_proxy,
 )
-from common.gfn.nets import seed_generators
 from common.gfn.sampling import masked_log_softmax, sample, uniforms
 from common.run import Run
+from common.stacked import seed_generators
 from common.torch_utils import setup
 from papers.gfn_losses.method import LOSSES, objective
 

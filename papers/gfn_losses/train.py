@@ -19,18 +19,17 @@ from common.errors import UserError, choose
 from common.gfn import metrics
 from common.gfn.coordinates import sample_states, visit_distinct, visit_states
 from common.gfn.exact import terminating_distribution
-from common.gfn.nets import (
-    StackedMLP,
-    adam_with_log_Z,
+from common.gfn.nets import StackedMLP, adam_with_log_Z
+from common.gfn.rollout import CompiledTrajectories
+from common.gfn.rows import visit, whole
+from common.gfn.sampling import masked_log_softmax, sample, sample_from_table, uniforms
+from common.run import Run
+from common.stacked import (
     clip_grad_norm_per_seed,
     generator_states,
     restore_generators,
     seed_generators,
 )
-from common.gfn.rollout import CompiledTrajectories
-from common.gfn.rows import visit, whole
-from common.gfn.sampling import masked_log_softmax, sample, sample_from_table, uniforms
-from common.run import Run
 from common.torch_utils import setup
 from papers.gfn_losses.bits import (
     SlotPolicy,

@@ -22,8 +22,9 @@ import torch
 from torch import nn
 
 from common.cli import run_cli
-from common.gfn.nets import adam_with_log_Z, clip_grad_norm_per_seed, seed_generators
+from common.gfn.nets import adam_with_log_Z
 from common.gfn.sampling import sample, uniforms
+from common.stacked import clip_grad_norm_per_seed, seed_generators
 from common.torch_utils import setup
 from papers.qgfn.baselines import METHODS
 from papers.qgfn.learning import behaviour, learn

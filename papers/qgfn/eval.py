@@ -18,9 +18,9 @@ from torch import Tensor
 from common.cli import run_cli
 from common.gfn.dag import EnumeratedDAG
 from common.gfn.exact import terminating_distribution
-from common.gfn.nets import seed_generators
 from common.gfn.sampling import masked_log_softmax, sample, uniforms
 from common.run import Run
+from common.stacked import seed_generators
 from common.torch_utils import setup
 from papers.qgfn.baselines import METHODS, VARIANTS
 from papers.qgfn.learning import behaviour

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from common.errors import UserError
 from common.gfn.fragments import FragmentEnv, ProxyReward, data_file, load_fragments, load_proxy
-from common.gfn.nets import adam, seed_generators
 from common.gfn.objectives import Visited, loss_per_seed, training_pairs
 from common.gfn.sampling import masked_log_softmax, sample, uniforms
 from common.run import Run
+from common.stacked import adam, seed_generators
 from common.torch_utils import setup
 from papers.qgfn.baselines import METHODS
 from papers.qgfn.learning import decay

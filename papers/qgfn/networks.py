@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.gfn.nets import StackedMLP, StackedTransformer, seed_generators
+from common.gfn.nets import StackedMLP, StackedTransformer
 from common.gfn.strings import StringEnv
+from common.stacked import seed_generators
 
 POLICY, VALUE = 0, 2  # streams of the seeds' generators (1: sampling)
 

@@ -15,15 +15,15 @@ from torch import nn
 
 from common.cli import run_cli
 from common.errors import choose
-from common.gfn.nets import (
-    adam_with_log_Z,
+from common.gfn.nets import adam_with_log_Z
+from common.gfn.sampling import sample, uniforms
+from common.run import Run
+from common.stacked import (
     clip_grad_norm_per_seed,
     generator_states,
     restore_generators,
     seed_generators,
 )
-from common.gfn.sampling import sample, uniforms
-from common.run import Run
 from common.torch_utils import setup
 from papers.qgfn.baselines import METHODS
 from papers.qgfn.learning import Tally, behaviour, decay, learn

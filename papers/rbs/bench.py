@@ -20,8 +20,8 @@ import numpy as np
 import torch
 
 from common.cli import run_cli
-from common.gfn.nets import adam, seed_generators
 from common.gfn.sampling import sample, uniforms
+from common.stacked import adam, seed_generators
 from common.torch_utils import setup
 from papers.rbs import task as tasks
 from papers.rbs.baselines import q_loss, relabel

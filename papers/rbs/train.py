@@ -18,15 +18,15 @@ from torch import Tensor
 
 from common.cli import run_cli
 from common.errors import choose
-from common.gfn.nets import (
+from common.gfn.sampling import sample, uniforms
+from common.run import Run
+from common.stacked import (
     adam,
     clip_grad_norm_per_seed,
     generator_states,
     restore_generators,
     seed_generators,
 )
-from common.gfn.sampling import sample, uniforms
-from common.run import Run
 from common.torch_utils import setup
 from papers.rbs.baselines import exploration, greedy_log_policy, q_loss, relabel
 from papers.rbs.method import (

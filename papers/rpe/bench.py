@@ -22,9 +22,10 @@ from torch import nn
 
 from common.cli import run_cli
 from common.gfn.dag import EnumeratedDAG
-from common.gfn.nets import StackedMLP, adam_with_log_Z, clip_grad_norm_per_seed, seed_generators
+from common.gfn.nets import StackedMLP, adam_with_log_Z
 from common.gfn.rows import sample_rows
 from common.gfn.sampling import uniforms
+from common.stacked import clip_grad_norm_per_seed, seed_generators
 from common.stats import loglog_slope
 from common.torch_utils import setup
 from papers.rpe import method

@@ -20,17 +20,16 @@ from common.errors import UserError, choose
 from common.gfn import metrics
 from common.gfn.dag import EnumeratedDAG
 from common.gfn.exact import terminating_distribution
-from common.gfn.nets import (
-    StackedMLP,
-    adam_with_log_Z,
+from common.gfn.nets import StackedMLP, adam_with_log_Z
+from common.gfn.rows import sample_rows
+from common.gfn.sampling import Trajectories, sample_from_table, uniforms
+from common.run import Run
+from common.stacked import (
     clip_grad_norm_per_seed,
     generator_states,
     restore_generators,
     seed_generators,
 )
-from common.gfn.rows import sample_rows
-from common.gfn.sampling import Trajectories, sample_from_table, uniforms
-from common.run import Run
 from common.torch_utils import setup
 from papers.rpe import method
 from papers.rpe.large import LargeStrings

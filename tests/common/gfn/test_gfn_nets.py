@@ -4,13 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from common.gfn.nets import (
-    StackedMLP,
-    StackedTransformer,
-    adam,
-    clip_grad_norm_per_seed,
-    seed_generators,
-)
+from common.gfn.nets import StackedMLP, StackedTransformer
+from common.stacked import adam, clip_grad_norm_per_seed, seed_generators
 
 SIZES = (6, 16, 16, 4)
 

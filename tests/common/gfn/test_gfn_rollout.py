@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from common.gfn.hypergrid import HyperGrid
-from common.gfn.nets import StackedMLP, seed_generators
+from common.gfn.nets import StackedMLP
 from common.gfn.rollout import revisit_compiled, sample_compiled
 from common.gfn.sampling import MASKED, sample, uniforms
 from common.gfn.strings import StringEnv
+from common.stacked import seed_generators
 
 
 def strings(mode: str) -> StringEnv:

@@ -17,12 +17,13 @@ from common.gfn.exact import (
 )
 from common.gfn.hypergrid import HyperGrid
 from common.gfn.metrics import l1_sum_exact
-from common.gfn.nets import StackedMLP, seed_generators
+from common.gfn.nets import StackedMLP
 from common.gfn.objectives import loss_per_seed, training_pairs
 from common.gfn.rows import part_of, sample_rows, visit, whole, with_parents
 from common.gfn.sampling import Trajectories, sample_from_table, uniforms
 from common.gfn.sets import set_dag
 from common.gfn.strings import StringEnv
+from common.stacked import seed_generators
 
 
 def uneven_tree() -> EnumeratedDAG:

@@ -10,12 +10,12 @@ import torch
 
 from common.errors import UserError
 from common.gfn.fragments import FragmentEnv, SEHProxy, load_fragments
-from common.gfn.nets import seed_generators
 from common.gfn.objectives import residual
 from common.gfn.rows import part_of, whole, with_parents
 from common.gfn.sampling import Trajectories, choose_by_inverse_cdf, sample, uniforms
 from common.gfn.strings import StringEnv
 from common.run import Run
+from common.stacked import seed_generators
 from papers.bn.baselines import TRAINED, make_network, pairs_of
 from papers.bn.eval import EvalConfig, evaluate
 from papers.bn.sampled import LocalStates, fragment_parents, with_last_stop

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from common.gfn.hypergrid import HyperGrid
-from common.gfn.nets import StackedMLP, seed_generators
+from common.gfn.nets import StackedMLP
 from common.gfn.objectives import residual
 from common.gfn.rows import whole
+from common.stacked import seed_generators
 from papers.bn.method import (
     BifurcatedNet,
     log_allocation,

@@ -10,12 +10,12 @@ import torch
 from common.errors import UserError
 from common.gfn.exact import exact_log_flows, uniform_log_pb, uniform_log_pf
 from common.gfn.metrics import l1_sum_exact
-from common.gfn.nets import seed_generators
 from common.gfn.objectives import loss_per_seed
 from common.gfn.rows import part_of, sample_rows, whole
 from common.gfn.sampling import sample_from_table, uniforms
 from common.gfn.strings import StringEnv
 from common.run import Run
+from common.stacked import seed_generators
 from papers.bn.baselines import BACKWARD, TRAINED, make_network, needed_rows, pairs_of
 from papers.bn.claims import CLAIMS, curves, figures, tables, values
 from papers.bn.eval import EvalConfig, evaluate, stream_saliency

@@ -9,9 +9,10 @@ import torch
 from common.gfn.coordinates import sample_states
 from common.gfn.dag import EnumeratedDAG
 from common.gfn.hypergrid import HyperGrid
-from common.gfn.nets import StackedMLP, seed_generators
+from common.gfn.nets import StackedMLP
 from common.gfn.objectives import training_pairs
 from common.gfn.sampling import Trajectories, uniforms
+from common.stacked import seed_generators
 from papers.egfn import star
 from papers.egfn.baselines import renew
 from papers.egfn.method import (

@@ -11,8 +11,8 @@ import torch
 
 from common.errors import UserError
 from common.gfn.fragments import FragmentEnv, SEHProxy, load_fragments
-from common.gfn.nets import seed_generators
 from common.run import Run
+from common.stacked import seed_generators
 from papers.egfn import train as training
 from papers.egfn.eval import EvalConfig, evaluate
 from papers.egfn.method import Plan

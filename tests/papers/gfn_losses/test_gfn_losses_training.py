@@ -14,12 +14,13 @@ from common.errors import UserError
 from common.gfn.coordinates import sample_states, visit_distinct, visit_states
 from common.gfn.exact import exact_log_flows, exact_policies
 from common.gfn.hypergrid import HyperGrid
-from common.gfn.nets import StackedMLP, adam, seed_generators
+from common.gfn.nets import StackedMLP
 from common.gfn.rollout import CompiledTrajectories
 from common.gfn.rows import visit, whole
 from common.gfn.sampling import Trajectories, sample, sample_from_table, uniforms
 from common.gfn.strings import BIT_BLOCKS
 from common.run import Run
+from common.stacked import adam, seed_generators
 from papers.gfn_losses import grid
 from papers.gfn_losses.bits import BitSequences, bits_loss, mark_modes
 from papers.gfn_losses.eval import EvalConfig, evaluate

@@ -11,10 +11,10 @@ import torch
 
 from common.errors import UserError
 from common.gfn.exact import exact_log_flows, exact_policies, terminating_distribution
-from common.gfn.nets import seed_generators
 from common.gfn.sampling import Trajectories, sample, sample_from_table, uniforms
 from common.gfn.strings import StringEnv
 from common.run import Run
+from common.stacked import seed_generators
 from papers.qgfn.eval import PS, EvalConfig, evaluate
 from papers.qgfn.learning import Tally, behaviour, distinct, learn
 from papers.qgfn.method import MIXTURES

@@ -9,8 +9,8 @@ import torch
 from common.gfn.dag import EnumeratedDAG
 from common.gfn.exact import exact_log_flows
 from common.gfn.hypergrid import HyperGrid
-from common.gfn.nets import seed_generators
 from common.gfn.sampling import Trajectories, sample, sample_backward, uniforms
+from common.stacked import seed_generators
 from papers.rbs import method
 from papers.rbs.baselines import exploration, greedy_log_policy, q_loss, relabel
 from papers.rbs.method import AgeReplay, GoalConditioned, Outputs, SumTree, goal_loss, stratified

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.gfn.nets import adam, seed_generators
 from common.gfn.sampling import sample, uniforms
 from common.run import Run
+from common.stacked import adam, seed_generators
 from papers.rbs import task as tasks
 from papers.rbs.eval import EvalConfig, evaluate
 from papers.rbs.method import GoalConditioned, goal_loss, retrospective_backward_synthesis

@@ -12,9 +12,10 @@ import torch
 from common.errors import UserError
 from common.gfn import rna
 from common.gfn.metrics import l1_sum_exact
-from common.gfn.nets import StackedMLP, seed_generators
+from common.gfn.nets import StackedMLP
 from common.gfn.sampling import sample, uniforms
 from common.run import Run
+from common.stacked import seed_generators
 from papers.rpe import learners, method, task
 from papers.rpe.eval import EvalConfig, evaluate
 from papers.rpe.large import LargeStrings

@@ -181,6 +181,23 @@ def long_form(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     return frame.astype({"step": float, "value": float})
 
 
+def values(rows: pd.DataFrame, task: str, method: str, metric: str) -> np.ndarray:
+    """One number per seed of a metric, in the order of the seeds (those without one left out)."""
+    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
+    return rows[at].sort_values("seed").value.dropna().to_numpy(dtype=float)
+
+
+def curves(
+    rows: pd.DataFrame, task: str, method: str, metric: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Steps [T] and values [n_seeds, T] of a logged curve."""
+    if "step" not in rows:
+        return np.zeros(0), np.zeros((0, 0))
+    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
+    table = rows[at & rows.step.notna()].pivot(index="seed", columns="step", values="value")
+    return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
+
+
 def plain(value: Any) -> Any:
     """Strict JSON form of evidence: NumPy scalars become numbers, what is not finite a string."""
     if isinstance(value, Mapping):

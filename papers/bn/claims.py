@@ -19,6 +19,8 @@ from common.claims import (
     by_interval,
     claims_cli,
     compare,
+    curves,
+    values,
 )
 from common.plotting import Figure
 from common.stats import diff, mean_ci, ratio_of_means
@@ -45,21 +47,6 @@ TASKS = {
 GRIDS_AND_SETS = ("g1", "g2", "g3", "g4")
 SCALES = ("default",)
 NO_NUMBER = "figure only / not available"
-
-
-def values(rows: pd.DataFrame, task: str, method: str, metric: str) -> np.ndarray:
-    """One number per seed (rows without a value left out)."""
-    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
-    return rows[at].sort_values("seed").value.dropna().to_numpy(dtype=float)
-
-
-def curves(rows: pd.DataFrame, task: str, method: str, metric: str) -> tuple[Any, Any]:
-    """Steps [T] and values [n_seeds, T] of a logged curve."""
-    if "step" not in rows:
-        return np.zeros(0), np.zeros((0, 0))
-    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
-    table = rows[at & rows.step.notna()].pivot(index="seed", columns="step", values="value")
-    return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
 
 
 def bn1(rows: pd.DataFrame) -> Judgement:

@@ -19,6 +19,8 @@ from common.claims import (
     all_of,
     by_interval,
     claims_cli,
+    curves,
+    values,
 )
 from common.plotting import Figure
 from common.stats import mean_ci
@@ -65,17 +67,6 @@ def by_seed(rows: pd.DataFrame, task: str, method: str, metric: str) -> pd.Serie
     """One number per seed (rows without a value left out)."""
     at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
     return rows[at].set_index("seed").value.dropna().astype(float).sort_index()
-
-
-def values(rows: pd.DataFrame, task: str, method: str, metric: str) -> np.ndarray:
-    """The same as an array."""
-    return by_seed(rows, task, method, metric).to_numpy()
-
-
-def curves(rows: pd.DataFrame, task: str, method: str, metric: str) -> tuple[Any, Any]:
-    """Steps [T] and values [n_seeds, T] of a logged curve."""
-    table = _curves(rows, task, method, metric)
-    return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
 
 
 def _curves(rows: pd.DataFrame, task: str, method: str, metric: str) -> pd.DataFrame:

@@ -20,6 +20,8 @@ from common.claims import (
     by_interval,
     claims_cli,
     compare,
+    curves,
+    values,
 )
 from common.plotting import Figure
 from common.stats import Interval, diff, mean_ci
@@ -34,21 +36,6 @@ NAMES = {
 }
 OBJECTIVES = ("tb", "db", "stb", "fm")
 SCALES = ("default",)
-
-
-def values(rows: pd.DataFrame, task: str, method: str, metric: str) -> np.ndarray:
-    """One number per seed (rows without a value left out)."""
-    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
-    return rows[at].sort_values("seed").value.dropna().to_numpy(dtype=float)
-
-
-def curves(rows: pd.DataFrame, task: str, method: str, metric: str) -> tuple[Any, Any]:
-    """Steps [T] and values [n_seeds, T] of a logged curve."""
-    if "step" not in rows:
-        return np.zeros(0), np.zeros((0, 0))
-    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
-    table = rows[at & rows.step.notna()].pivot(index="seed", columns="step", values="value")
-    return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
 
 
 def at_least(difference: Interval, **evidence: Any) -> Judgement:

@@ -21,6 +21,8 @@ from common.claims import (
     by_interval,
     claims_cli,
     compare,
+    curves,
+    values,
 )
 from common.plotting import Figure
 from common.stats import Interval, mean_ci, paired_diff, ratio_of_means
@@ -42,19 +44,6 @@ NAMES = {
 TASKS = {"bits": "bits", "rna": "RNA8", "qed": "QED4", "seh": "sEH", "qm9str": "QM9 strings"}
 SPEARMAN, KEPT = 0.9, 0.7  # thresholds of q3
 SCALES = ("default",)
-
-
-def values(rows: pd.DataFrame, task: str, method: str, metric: str) -> np.ndarray:
-    """One number per seed."""
-    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
-    return rows[at].sort_values("seed").value.dropna().to_numpy(dtype=float)
-
-
-def curves(rows: pd.DataFrame, task: str, method: str, metric: str) -> tuple[Any, Any]:
-    """Trajectories [T] and values [n_seeds, T] of a logged curve."""
-    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
-    table = rows[at].pivot(index="seed", columns="step", values="value")
-    return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
 
 
 def sweep(

@@ -16,7 +16,9 @@ from common.claims import (
     all_of,
     by_interval,
     claims_cli,
+    curves,
     not_worse,
+    values,
 )
 from common.plotting import Figure
 from common.stats import LEVEL, RESAMPLES, Interval, mean_ci, paired_diff, ratio_of_means
@@ -48,19 +50,6 @@ TASKS = {
     "b20": "bits n=20, k=2",
 }
 SCALES = ("default",)
-
-
-def values(rows: pd.DataFrame, task: str, method: str, metric: str) -> np.ndarray:
-    """One number per seed."""
-    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
-    return rows[at].sort_values("seed").value.dropna().to_numpy(dtype=float)
-
-
-def curves(rows: pd.DataFrame, task: str, method: str, metric: str) -> tuple[Any, Any]:
-    """Steps [T] and values [n_seeds, T] of a logged curve."""
-    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
-    table = rows[at & rows.step.notna()].pivot(index="seed", columns="step", values="value")
-    return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
 
 
 def r1(rows: pd.DataFrame) -> Judgement:

@@ -21,7 +21,9 @@ from common.claims import (
     by_interval,
     claims_cli,
     compare,
+    curves,
     not_worse,
+    values,
 )
 from common.plotting import Figure
 from common.stats import diff, mean_ci, ratio_of_means
@@ -60,21 +62,6 @@ SCALES = ("default",)
 L1_FACTOR = 1.25  # rpe3
 ACCURACY_MARGIN = 5.0  # rpe3, points
 MODE_SHARE = 0.9  # rpe4
-
-
-def values(rows: pd.DataFrame, task: str, method: str, metric: str) -> np.ndarray:
-    """One number per seed (rows without a value left out)."""
-    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
-    return rows[at].sort_values("seed").value.dropna().to_numpy(dtype=float)
-
-
-def curves(rows: pd.DataFrame, task: str, method: str, metric: str) -> tuple[Any, Any]:
-    """Steps [T] and values [n_seeds, T] of a logged curve."""
-    if "step" not in rows:
-        return np.zeros(0), np.zeros((0, 0))
-    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
-    table = rows[at & rows.step.notna()].pivot(index="seed", columns="step", values="value")
-    return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
 
 
 def exact(rows: pd.DataFrame, task: str, metric: str) -> float:

@@ -1,6 +1,7 @@
 """The tasks of the scale paper, on stand-ins: parents of fragment molecules, and the pipelines."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from common.gfn.objectives import residual
 from common.gfn.rows import part_of, whole, with_parents
 from common.gfn.sampling import Trajectories, choose_by_inverse_cdf, sample, uniforms
 from common.gfn.strings import StringEnv
-from common.run import Run
 from common.stacked import seed_generators
 from papers.bn.baselines import TRAINED, make_network, pairs_of
 from papers.bn.eval import EvalConfig, evaluate
@@ -169,28 +169,9 @@ def evaluated(folder: Path) -> dict[str, object]:
     return {r["metric"]: r["value"] for r in rows}
 
 
-def test_molecules_resume_bit_identically(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_molecules_resume_bit_identically(data: Path, whole_and_cut: Callable) -> None:
     config = Config("bn", "seh", batch=3, steps=6, eval_every=2, width=16, max_blocks=3)
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "100")
-    train(replace(config, out=tmp_path / "whole"))
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "3")
-    original = Run.save
-
-    def save_and_die(self: Run, step: int, tree: object) -> None:
-        original(self, step, tree)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Run, "save", save_and_die)
-    with pytest.raises(KeyboardInterrupt):
-        train(replace(config, out=tmp_path / "cut"))
-    monkeypatch.setattr(Run, "save", original)
-    train(replace(config, out=tmp_path / "cut"))
-    whole_lines, cut_lines = (
-        (tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")
-    )
-    assert whole_lines == cut_lines
+    whole_and_cut(train, config, 3)
 
 
 def test_what_the_large_tasks_refuse(data: Path, tmp_path: Path) -> None:

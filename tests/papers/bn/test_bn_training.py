@@ -1,6 +1,7 @@
 """The training code: BN's equation solved, exact solutions are fixed points, runs resume."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -228,29 +229,10 @@ def test_optimised_tables_sample_the_target(tmp_path: Path) -> None:
     ],
 )
 def test_resume_is_bit_identical(
-    method: str, task: str, extra: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, task: str, extra: dict, whole_and_cut: Callable
 ) -> None:
     config = Config(method=method, task=task, seed=(0, 1), steps=12, eval_every=3, **extra)
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "100")
-    train(replace(config, out=tmp_path / "whole"))
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "5")
-
-    class Stop(Exception):
-        pass
-
-    original = Run.save
-
-    def save_and_die(self: Run, step: int, tree: object) -> None:
-        original(self, step, tree)
-        if step == 5:
-            raise Stop
-
-    monkeypatch.setattr(Run, "save", save_and_die)
-    with pytest.raises(Stop):
-        train(replace(config, out=tmp_path / "cut"))
-    monkeypatch.setattr(Run, "save", original)
-    train(replace(config, out=tmp_path / "cut"))
-    assert lines(tmp_path / "whole") == lines(tmp_path / "cut")
+    whole_and_cut(train, config, 5)
 
 
 @pytest.mark.parametrize("method", ["bn", "db"])

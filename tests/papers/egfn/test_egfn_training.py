@@ -1,6 +1,7 @@
 """The loop: what it reduces to, what it leaves alone, that it resumes, and the paper's data."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -105,32 +106,9 @@ def test_stacked_seeds_equal_single_ones(tmp_path: Path) -> None:
         ("egfn-db", "ab10"),
     ],
 )
-def test_resume_is_bit_identical(
-    method: str, task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_is_bit_identical(method: str, task: str, whole_and_cut: Callable) -> None:
     config = replace(SMALL, method=method, task=task, seed=(0, 1))
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "100")
-    train(replace(config, out=tmp_path / "whole"))
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "5")
-
-    class Stop(Exception):
-        pass
-
-    original = Run.save
-
-    def save_and_die(self: Run, step: int, tree: object) -> Path:
-        path = original(self, step, tree)
-        if step == 5:
-            raise Stop
-        return path
-
-    monkeypatch.setattr(Run, "save", save_and_die)
-    with pytest.raises(Stop):
-        train(replace(config, out=tmp_path / "cut"))
-    monkeypatch.setattr(Run, "save", original)
-    train(replace(config, out=tmp_path / "cut"))
-    assert lines(tmp_path / "whole") == lines(tmp_path / "cut")
-    whole, cut = Run.load(tmp_path / "whole").final(), Run.load(tmp_path / "cut").final()
+    whole, cut = whole_and_cut(train, config, 5)
     for name, value in whole["net"].items():
         assert torch.equal(value, cut["net"][name]), name
     assert whole["rngs"] == cut["rngs"]

@@ -4,6 +4,7 @@ Exact solutions are fixed points, table and network paths agree, runs resume.
 """
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -185,32 +186,9 @@ def lines(folder: Path) -> list[dict]:
         ("bits-tb", {"n_bits": 16, "n_modes": 3, "net": "transformer"}),
     ],
 )
-def test_resume_is_bit_identical(
-    task: str, extra: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_is_bit_identical(task: str, extra: dict, whole_and_cut: Callable) -> None:
     config = Config(task=task, seed=(0, 1), steps=12, eval_every=3, **extra)
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "100")
-    train(replace(config, out=tmp_path / "whole"))
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "5")
-
-    class Stop(Exception):
-        pass
-
-    original = Run.save
-
-    def save_and_die(self: Run, step: int, tree: object) -> Path:
-        path = original(self, step, tree)
-        if step == 5:
-            raise Stop
-        return path
-
-    monkeypatch.setattr(Run, "save", save_and_die)
-    with pytest.raises(Stop):
-        train(replace(config, out=tmp_path / "cut"))
-    monkeypatch.setattr(Run, "save", original)
-    train(replace(config, out=tmp_path / "cut"))
-    assert lines(tmp_path / "whole") == lines(tmp_path / "cut")
-    whole, cut = Run.load(tmp_path / "whole").final(), Run.load(tmp_path / "cut").final()
+    whole, cut = whole_and_cut(train, config, 5)
     key = "net" if task.startswith("grid") else "policy"
     for name, value in whole[key].items():
         assert torch.equal(value, cut[key][name]), name

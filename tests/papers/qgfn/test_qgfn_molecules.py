@@ -1,6 +1,7 @@
 """The molecule tasks on stand-in files: fragments with a random proxy, a table of gaps."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -94,30 +95,9 @@ def test_training_pipeline(data: Path, tmp_path: Path, method: str) -> None:
     assert moved["policy"] == (method != "dqn")
 
 
-def test_resume_is_bit_identical(
-    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_is_bit_identical(data: Path, whole_and_cut: Callable) -> None:
     config = Config(method="p-of-max-n1", samples=3, sampling_tau=0.9, **SMALL)
-    train(replace(config, out=tmp_path / "whole"))
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "3")
-
-    class Stop(Exception):
-        pass
-
-    original = Run.save
-
-    def save_and_die(self: Run, step: int, tree: object) -> None:
-        original(self, step, tree)
-        raise Stop
-
-    monkeypatch.setattr(Run, "save", save_and_die)
-    with pytest.raises(Stop):
-        train(replace(config, out=tmp_path / "cut"))
-    monkeypatch.setattr(Run, "save", original)
-    train(replace(config, out=tmp_path / "cut"))
-    metrics = [(tmp_path / name / "metrics.jsonl").read_text() for name in ("whole", "cut")]
-    assert metrics[0] == metrics[1]
-    whole, cut = Run.load(tmp_path / "whole").final(), Run.load(tmp_path / "cut").final()
+    whole, cut = whole_and_cut(train, config, 3)
     for part in ("policy", "q", "lagged", "follower"):
         for name, value in whole[part].items():
             assert torch.equal(value, cut[part][name]), (part, name)

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -334,31 +335,9 @@ def lines(folder: Path) -> list[dict]:
         ("p-greedy", {"net": "transformer"}),
     ],
 )
-def test_resume_is_bit_identical(
-    method: str, extra: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_is_bit_identical(method: str, extra: dict, whole_and_cut: Callable) -> None:
     config = Config(method=method, seed=(0, 1), steps=10, eval_every=3, **SMALL, **extra)
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "100")
-    train(replace(config, out=tmp_path / "whole"))
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "5")
-
-    class Stop(Exception):
-        pass
-
-    original = Run.save
-
-    def save_and_die(self: Run, step: int, tree: object) -> None:
-        original(self, step, tree)
-        if step == 5:
-            raise Stop
-
-    monkeypatch.setattr(Run, "save", save_and_die)
-    with pytest.raises(Stop):
-        train(replace(config, out=tmp_path / "cut"))
-    monkeypatch.setattr(Run, "save", original)
-    train(replace(config, out=tmp_path / "cut"))
-    assert lines(tmp_path / "whole") == lines(tmp_path / "cut")
-    whole, cut = Run.load(tmp_path / "whole").final(), Run.load(tmp_path / "cut").final()
+    whole, cut = whole_and_cut(train, config, 5)
     for part in ("nets", "lagged", "sampler", "tally"):
         for name, value in whole[part].items():
             assert torch.equal(value, cut[part][name]), (part, name)

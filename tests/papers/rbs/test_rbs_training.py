@@ -1,6 +1,7 @@
 """The training code: it learns flows, resumes bit by bit, stacks seeds, and runs every task."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,6 @@ import torch
 
 from common.errors import UserError
 from common.gfn.sampling import sample, uniforms
-from common.run import Run
 from common.stacked import adam, seed_generators
 from papers.rbs import task as tasks
 from papers.rbs.eval import EvalConfig, evaluate
@@ -96,31 +96,10 @@ def test_a_flow_is_learned_not_an_imitation() -> None:
     ],
 )
 def test_resume_is_bit_identical(
-    method: str, task: str, extra: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    method: str, task: str, extra: dict, whole_and_cut: Callable
 ) -> None:
     config = Config(method=method, task=task, seed=(0, 1), steps=12, eval_every=3, **extra)
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "100")
-    train(replace(config, out=tmp_path / "whole"))
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "5")
-
-    class Stop(Exception):
-        pass
-
-    original = Run.save
-
-    def save_and_die(self: Run, step: int, tree: object) -> Path:
-        path = original(self, step, tree)
-        if step == 5:
-            raise Stop
-        return path
-
-    monkeypatch.setattr(Run, "save", save_and_die)
-    with pytest.raises(Stop):
-        train(replace(config, out=tmp_path / "cut"))
-    monkeypatch.setattr(Run, "save", original)
-    train(replace(config, out=tmp_path / "cut"))
-    assert lines(tmp_path / "whole") == lines(tmp_path / "cut")
-    whole, cut = Run.load(tmp_path / "whole").final(), Run.load(tmp_path / "cut").final()
+    whole, cut = whole_and_cut(train, config, 5)
     for name, value in whole["net"].items():
         assert torch.equal(value, cut["net"][name]), name
     assert torch.equal(whole["success"], cut["success"])

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +15,6 @@ from common.gfn import rna
 from common.gfn.metrics import l1_sum_exact
 from common.gfn.nets import StackedMLP
 from common.gfn.sampling import sample, uniforms
-from common.run import Run
 from common.stacked import seed_generators
 from papers.rpe import learners, method, task
 from papers.rpe.eval import EvalConfig, evaluate
@@ -210,32 +210,10 @@ def lines(folder: Path) -> list[dict]:
 
 
 @pytest.mark.parametrize("name", ["rpe", "fm", "tb", "soft-dqn"])
-def test_resume_is_bit_identical(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_resume_is_bit_identical(name: str, whole_and_cut: Callable) -> None:
     config = Config(method=name, task="words", seed=(0, 1), steps=12, eval_every=3, sizes=SMALL)
     config = replace(config, batch=8, hidden=32)
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "100")
-    train(replace(config, out=tmp_path / "whole"))
-    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "5")
-
-    class Stop(Exception):
-        pass
-
-    original = Run.save
-
-    def save_and_die(self: Run, step: int, tree: object) -> None:
-        original(self, step, tree)
-        if step == 5:
-            raise Stop
-
-    monkeypatch.setattr(Run, "save", save_and_die)
-    with pytest.raises(Stop):
-        train(replace(config, out=tmp_path / "cut"))
-    monkeypatch.setattr(Run, "save", original)
-    train(replace(config, out=tmp_path / "cut"))
-    assert lines(tmp_path / "whole") == lines(tmp_path / "cut")
-    whole, cut = Run.load(tmp_path / "whole").final(), Run.load(tmp_path / "cut").final()
+    whole, cut = whole_and_cut(train, config, 5)
     for part in ("net", "target_net"):
         for key, value in whole[part].items():
             assert torch.equal(value, cut[part][key]), key

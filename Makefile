@@ -16,7 +16,9 @@ SETUP = @command -v $(BOOT) >/dev/null || { \
 RUN = $(PY) -m tools.reproduce $(PAPER) $(if $(SEEDS),--seeds $(SEEDS)) \
 	--executor $(EXECUTOR) --device $(DEVICE)
 
-.PHONY: help setup reproduce smoke bench list tables test lint smoke-all clean
+EXPERTS = $(patsubst papers/%/expert.py,%,$(wildcard papers/*/expert.py))
+
+.PHONY: help setup reproduce smoke bench expert list tables test lint smoke-all clean
 .NOTPARALLEL:
 
 help:
@@ -24,6 +26,7 @@ help:
 	@echo 'make smoke PAPER=<paper>       the same pipeline, tiny: it works, and proves nothing'
 	@echo 'make list                      the papers that are here, their scales and minutes'
 	@echo 'make bench [PAPER=<paper>]     speed, against peers'
+	@echo 'make expert PAPER=<paper>      make the demonstrations that a paper imitates anew'
 	@echo 'make tables                    render results into the READMEs'
 	@echo 'make test                      lint, unit tests, a smoke run of every paper'
 	@echo 'make lint                      ruff, mypy, import-linter'
@@ -47,6 +50,12 @@ smoke:
 bench:
 	$(SETUP) $(if $(PAPER),--paper "$(PAPER)" --extra peers,--all)
 	@$(PY) -m tools.bench $(PAPER)
+
+expert:
+	@test -z "$(PAPER)" -o -f "papers/$(PAPER)/expert.py" || { \
+		echo "error: $(PAPER) needs no expert; PAPER= one of:" $(EXPERTS) >&2; exit 2; }
+	$(SETUP) --paper "$(PAPER)" --extra peers
+	@$(PY) -m papers.$(PAPER).expert
 
 list:
 	$(SETUP)

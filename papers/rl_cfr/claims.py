@@ -124,9 +124,8 @@ def ratio(x: Any, y: Any) -> Any:
 def c1(rows: pd.DataFrame) -> Judgement:
     """Root gain over the default abstraction, at convergence; solver error stands beside."""
     ci = two_way(first, matrix(rows, "rl_cfr", "gain"))
-    gaps = [matrix(rows, "rl_cfr", name).mean() for name in ("exploitability",)]
-    gaps.append(matrix(rows, "rl_cfr", "exploitability_default").mean())
-    noise = float(sum(gaps))
+    gaps = ("exploitability", "exploitability_default")
+    noise = float(sum(matrix(rows, "rl_cfr", name).mean() for name in gaps))
     judged = by_interval(ci, ours=f"{ci} mbb/hand (solver error {noise:.3f})", solver_error=noise)
     if abs(ci.value) < noise:
         return Judgement(INCONCLUSIVE, judged.ours, judged.evidence)

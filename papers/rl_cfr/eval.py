@@ -4,7 +4,7 @@ Curves have the held-out deal as "step". All gains are in mbb per hand.
 
     gain, gain_t250, gain_iterates_t250   (i) at the game's root, SB to act, AA there alone
     security_loss                         (ii) AA at all own nodes against FINE, mean over seats
-    exploitability(_default)              (iii) of the two trees of (i): what a gain may be off by
+    (worst_)exploitability(_default)      (iii) of the two trees of (i): mean, largest over deals
     nodes(_default), seconds(_default)    (iv) of the trees of (i)
     head_to_head                          (v) AA against AA_def in one tree, mean over seats
     gain_deep                             (i) after the first action, ranges no longer uniform
@@ -190,20 +190,27 @@ def preflop_rows(
     measured(*deals[0], default, default, Solving(2, None))  # compiles
     pairs = list(zip(deals, choices, strict=True))
     several = [measured(*one, at, default, converged) for one, at in pairs]
-    for name in Gain._fields:
-        row(name, [round(float(getattr(one, name)), 6) for one in several])
+    row("gain", [round(one.gain, 5) for one in several])
+    for end in ("", "_default"):
+        row("nodes" + end, [getattr(one, "nodes" + end) for one in several])
+        row("seconds" + end, [round(getattr(one, "seconds" + end), 5) for one in several])
+        gaps = [getattr(one, "exploitability" + end) for one in several]
+        rows.append({**label, "metric": "exploitability" + end, "value": float(np.mean(gaps))})
+        worst = {"metric": "worst_exploitability" + end, "value": float(np.max(gaps))}
+        rows.append({**label, **worst})
     for value in ("average", "iterates"):
         how = Solving(250, None, value)
         gains = [measured(*one, at, default, how).gain for one, at in pairs]
-        row(
-            "gain_t250" if value == "average" else "gain_iterates_t250", np.round(gains, 5).tolist()
-        )
-    sizes = [[round(one[0].state.stack, 2), *legal_sizes(at, one[0])] for one, at in pairs]
-    extras = [{"name": "sizes", **label, "data": sizes}]
+        name = "gain_t250" if value == "average" else "gain_iterates_t250"
+        row(name, np.round(gains, 4).tolist())
+    extras = []
+    if cfg.method in ("rl_cfr", "grid_oracle"):
+        sizes = [[round(one[0].state.stack, 2), *legal_sizes(at, one[0])] for one, at in pairs]
+        extras.append({"name": "sizes", **label, "data": sizes})
 
     deep = deep_beliefs(cfg.eval_deep, cfg.stacks, default)
     gains = [measured(*one, chosen_at(*one), default, converged).gain for one in deep]
-    row("gain_deep", np.round(gains, 5).tolist())
+    row("gain_deep", np.round(gains, 4).tolist())
 
     if cfg.method == "grid_oracle" or cfg.with_ranges:
         return rows, extras  # they choose by solving, or need ranges that the tree lacks

@@ -45,9 +45,10 @@ class Config:
     method: str = "rl_cfr"  # a variant of RL-CFR or a baseline, see baselines.METHODS
     task: str = "preflop43"  # preflop43, or leduc-4, leduc-6, leduc-8 (stack in chips)
     seed: int = 0  # of the networks, the deals and the exploration
+    seed_offset: int = 0  # added to the seed; the study of ablations uses 100, the claims 0
     out: Path = Path("runs/scratch")  # run directory
     device: str = "cpu"  # the solver and the small networks run on the CPU
-    samples: int = 6_000  # public states whose two subgames are solved (paper: about 2e7)
+    samples: int = 12_000  # public states whose two subgames are solved (paper: about 2e7)
     samples_per_round: int = 150  # data phase, then learning, in turn
     learning_steps: int = 400  # per round (repository: 15,000)
     batch: int = 256  # (repository: 1024)
@@ -90,7 +91,8 @@ def resolve(cfg: Config) -> Config:
         choose(f"method of {cfg.task}", cfg.method, baselines.LEDUC_METHODS)
     if cfg.samples % cfg.samples_per_round:
         raise UserError("--samples must be a multiple of --samples-per-round")
-    return replace(cfg, **baselines.VARIANTS.get(cfg.method, {}))
+    changes = baselines.VARIANTS.get(cfg.method, {})
+    return replace(cfg, seed=cfg.seed + cfg.seed_offset, seed_offset=0, **changes)
 
 
 def solving(cfg: Config) -> Solving:

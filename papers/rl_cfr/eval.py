@@ -121,7 +121,7 @@ def deep_beliefs(
                 belief = None
                 break
             solved = solve_with(belief, deal, default, (default, default), how)
-            belief = transition(belief, solved, solved, rng)
+            belief = transition(belief, deal, solved, solved, rng)
         if belief is not None and has_choice(belief.state):
             found.append((belief, deal))
         if len(found) == n:

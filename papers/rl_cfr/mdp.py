@@ -22,6 +22,7 @@ from papers.rl_cfr.solver import TERMINAL, Deal, Solution, solve
 from papers.rl_cfr.task import MBB, N_HANDS, Grown, Public, child_state, features, grow
 
 Float = NDArray[np.float64]
+SMALLEST_MASS = 1e-6  # a range, or a pair of ranges, below this is impossible
 
 
 class Belief(NamedTuple):
@@ -87,6 +88,7 @@ def explore(action: Float, noise: float, rng: np.random.Generator) -> Float:
 
 def transition(
     belief: Belief,
+    deal: Deal,
     chosen: Solved,
     default: Solved,
     rng: np.random.Generator,
@@ -98,8 +100,8 @@ def transition(
 
     Goes on along the chosen root with probability ``p_chosen``, else along the default one; the
     child is uniform with probability ``p_uniform``, else from the range-weighted average strategy.
-    The actor's range is multiplied by the probability of the action and normalised; if nothing is
-    left of it, it is kept.
+    The actor's range is multiplied by the probability of the action and normalised. If that leaves
+    no hand, or none that goes with the opponent's, it is kept: such a child is never played.
     """
     solved = chosen if rng.random() < p_chosen else default
     first, last = int(solved.grown.tree.first[0]), int(solved.grown.tree.last[0])
@@ -117,8 +119,10 @@ def transition(
         return None
     updated = belief.ranges[p] * policy[index]
     ranges = belief.ranges.copy()
-    if updated.sum() > 1e-12:
+    if updated.sum() > SMALLEST_MASS:
         ranges[p] = updated / updated.sum()
+        if ranges[0] @ deal.compatible @ ranges[1] < SMALLEST_MASS:
+            ranges[p] = belief.ranges[p]
     return Belief(child_state(belief.state, solved.grown, child), ranges)
 
 

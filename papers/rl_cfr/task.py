@@ -27,6 +27,7 @@ FEATURES = 32
 SMALLEST_RAISE = 0.1  # pots; smaller ones are dropped
 FOLD, SHOWDOWN = 0, 1  # payoff matrices of a deal
 STACKS = (5.0, 15.0)  # big blinds, uniform (the repository: 10 to 100)
+LARGEST_FAMILY = 64  # children of a node
 TIE = 1e-9  # sizes closer than this are one
 HANDS = np.array(list(itertools.combinations(range(9), 2)))  # [36, 2] positions among the nine
 
@@ -260,9 +261,9 @@ def _grow(
     at_root: Abstraction,
     of_0: Abstraction,
     of_1: Abstraction,
+    room: int,
 ) -> tuple:
-    """:func:`grow` on plain arrays."""
-    room = 256
+    """:func:`grow` on plain arrays with room for so many nodes; empty if there are more."""
     parent = np.full(room, -1, np.int64)
     first, last = np.zeros(room, np.int64), np.zeros(room, np.int64)
     kind, matrix = np.zeros(room, np.int64), np.zeros(room, np.int64)
@@ -277,17 +278,8 @@ def _grow(
             first[i] = last[i] = n
             i += 1
             continue
-        if n + 64 > room:  # double every array
-            parent = np.concatenate((parent, np.full(room, -1, np.int64)))
-            first = np.concatenate((first, np.zeros(room, np.int64)))
-            last = np.concatenate((last, np.zeros(room, np.int64)))
-            kind = np.concatenate((kind, np.zeros(room, np.int64)))
-            matrix = np.concatenate((matrix, np.zeros(room, np.int64)))
-            scale = np.concatenate((scale, np.zeros(room)))
-            chips = np.concatenate((chips, np.zeros((room, 2))))
-            events = np.concatenate((events, np.full((room, EVENTS), -1.0)))
-            n_events = np.concatenate((n_events, np.zeros(room, np.int64)))
-            room *= 2
+        if n + LARGEST_FAMILY > room:
+            return parent[:0], first, last, kind, matrix, scale, chips, events, n_events
         p = kind[i]
         own, top = chips[i, p], max(chips[i, 0], chips[i, 1])
         pot = 2.0 * top  # after the call
@@ -329,11 +321,8 @@ def _grow(
                 n += 1
         last[i] = n
         i += 1
-    return (
-        (parent[:n].copy(), first[:n].copy(), last[:n].copy())
-        + (kind[:n].copy(), matrix[:n].copy(), scale[:n].copy())
-        + (chips[:n].copy(), events[:n].copy(), n_events[:n].copy())
-    )
+    trees = parent[:n], first[:n], last[:n], kind[:n], matrix[:n], scale[:n]
+    return trees + (chips[:n], events[:n], n_events[:n])
 
 
 def grow(state: Public, at_root: Abstraction, of_0: Abstraction, of_1: Abstraction) -> Grown:
@@ -344,7 +333,9 @@ def grow(state: Public, at_root: Abstraction, of_0: Abstraction, of_1: Abstracti
     A fold loses the folder's own contribution; a call of a raise or all-in, and a check of the
     big blind, end in showdown.
     """
-    arrays = _grow(*state, at_root, of_0, of_1)
+    room = 512
+    while not len((arrays := _grow(*state, at_root, of_0, of_1, room))[0]):
+        room *= 4
     return Grown(Tree(*arrays[:6]), *arrays[6:])
 
 

@@ -105,7 +105,7 @@ def test_stored_rewards_are_recomputed_from_the_seed(
         solved = [mdp.solve_with(belief, deal, x, (default, default), how) for x in (root, default)]
         gain = solved[0].value - solved[1].value
         assert float(data["r"][i]) == pytest.approx(np.clip(gain, -50, 50) / 10, abs=1e-5)
-        belief = mdp.transition(belief, *solved, rng)
+        belief = mdp.transition(belief, deal, *solved, rng)
 
 
 def test_trust_changes_the_other_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

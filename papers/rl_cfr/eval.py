@@ -4,9 +4,11 @@ Curves have the held-out deal as "step". All gains are in mbb per hand.
 
     gain, gain_t250, gain_iterates_t250   (i) at the game's root, SB to act, AA there alone
     security_loss                         (ii) AA at all own nodes against FINE, mean over seats
+    security_error                        solver exploitability of the trees of (ii), mean
     (worst_)exploitability(_default)      (iii) of the two trees of (i): mean, largest over deals
     nodes(_default), seconds(_default)    (iv) of the trees of (i)
     head_to_head                          (v) AA against AA_def in one tree, mean over seats
+    size                                  raises of a fixed abstraction, in pots
     gain_deep                             (i) after the first action, ranges no longer uniform
 """
 
@@ -96,14 +98,22 @@ def measured(
     return Gain(reward(*solved), *gaps, *nodes, *seconds)
 
 
-def against(belief: Belief, deal: Deal, own: Abstraction, other: Abstraction, T: int) -> float:
-    """Value in mbb per hand of ``own`` at all own nodes against ``other``, mean over both seats."""
-    total = 0.0
+def against(
+    belief: Belief, deal: Deal, own: Abstraction, other: Abstraction, T: int
+) -> tuple[float, float]:
+    """Value of ``own`` at all own nodes against ``other``, mean over both seats.
+
+    Returns:
+        the value and the mean exploitability of the two trees, in mbb per hand.
+    """
+    total, gap = 0.0, 0.0
     for seat in (0, 1):
         below = (own, other) if seat == 0 else (other, own)
         tree = grow(belief.state, below[belief.state.player], *below).tree
-        total += float(solve(tree, deal, belief.ranges, T).values[seat])
-    return total / 2 * MBB
+        found = solve(tree, deal, belief.ranges, T)
+        total += float(found.values[seat])
+        gap += found.exploitability
+    return total / 2 * MBB, gap / 2 * MBB
 
 
 def deep_beliefs(
@@ -154,6 +164,9 @@ def evaluate(cfg: EvalConfig) -> None:
     rows, extras = preflop_rows(trained, policy, label)
     if "target" in final:
         rows += learning_rows(run.metrics(), label)
+    if sizes := final.get("sizes"):
+        steps = list(range(len(sizes)))
+        rows.append({**label, "metric": "size", "step": steps, "value": list(sizes)})
     if "table" in final:
         extras.append({"name": "tuning", **label, "data": final["table"]})
     run.write_eval(rows, extras)
@@ -181,7 +194,7 @@ def preflop_rows(
             return fixed(chosen_sizes(action, cfg.share_of_stack, most))
         return policy
 
-    converged = Solving(cfg.eval_iterations, None)
+    converged = Solving(cfg.eval_iterations, cfg.eval_tolerance or None)
     deals = [
         (Belief(first_state(nine, stack), uniform_ranges()), make_deal(nine))
         for nine, stack in held_out(cfg.eval_deals, cfg.stacks)
@@ -217,9 +230,12 @@ def preflop_rows(
     few = deals[: cfg.eval_security_deals]
     T = cfg.eval_iterations
     if few and cfg.method != "fine":  # FINE against itself: 0, the mean of both seats
-        row("security_loss", [round(-against(*one, policy, FINE, T), 5) for one in few])
+        judged = [against(*one, policy, FINE, T) for one in few]
+        row("security_loss", [round(-value, 5) for value, _ in judged])
+        error = float(np.mean([gap for _, gap in judged]))
+        rows.append({**label, "metric": "security_error", "value": error})
     if few and cfg.method != "default":
-        row("head_to_head", [round(against(*one, policy, default, T), 5) for one in few])
+        row("head_to_head", [round(against(*one, policy, default, T)[0], 5) for one in few])
     return rows, extras
 
 

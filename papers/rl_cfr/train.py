@@ -73,6 +73,7 @@ class Config:
     eval_security_deals: int = 50  # of the security loss, against FINE
     eval_deep: int = 100  # of the gain after the first action
     eval_iterations: int = 4_000  # T of DCFR in the evaluation
+    eval_tolerance: float = 0.2  # mbb: T is doubled, up to 8 T, while a tree of a gain is above
     tuning_deals: int = 60  # TUNED-FIXED
     tuning_iterations: int = 1_000  # TUNED-FIXED, T of DCFR
     oracle_iterations: int = 2_000  # GRID oracle, T of DCFR in the search

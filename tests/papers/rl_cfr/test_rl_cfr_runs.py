@@ -32,6 +32,7 @@ TINY = {
     "eval_security_deals": 2,
     "eval_deep": 3,
     "eval_iterations": 60,
+    "eval_tolerance": 0.0,
     "tuning_deals": 1,
     "tuning_iterations": 30,
     "oracle_iterations": 30,
@@ -161,6 +162,10 @@ def test_evaluation_tables_and_figures(tmp_path: Path) -> None:
     shown = claims.tables(frame)
     assert [table.title[:9] for table in shown] == ["PREFLOP43", "Gain over", "No-limit "]
     assert all(len(row) == len(table.columns) for table in shown for row in table.rows)
+    fixed_sizes = {row[0]: row[-1] for row in shown[0].rows}
+    assert fixed_sizes["default"] == "1, 2" and fixed_sizes["RL-CFR"] == "–"
+    for name in ("rl_cfr", "default"):  # the solver's error stands beside every value
+        assert 0 < claims.matrix(frame, name, "security_error").mean()
     drawn = claims.figures(frame, extras)
     assert set(drawn) == {"learning", "gain_and_nodes", "sizes_by_stack"}
     for figure in drawn.values():
@@ -173,7 +178,8 @@ def test_security_loss_of_fine_against_itself_is_nothing() -> None:
     nine, _ = task.held_out(1)[0]
     belief = mdp.Belief(task.first_state(nine, 5.0), mdp.uniform_ranges())
     fine = abstraction.fixed(abstraction.FINE_SIZES)
-    assert eval.against(belief, task.make_deal(nine), fine, fine, 50) == pytest.approx(0, abs=1e-9)
+    value, error = eval.against(belief, task.make_deal(nine), fine, fine, 50)
+    assert value == pytest.approx(0, abs=1e-9) and error > 0
 
 
 def test_manifest_names_methods_and_tasks_that_exist() -> None:
@@ -218,6 +224,7 @@ def rows_of(overrides: dict[tuple[str, str], float] | None = None) -> pd.DataFra
     values |= {("fine", "nodes"): 100.0, ("rl_cfr", "exploitability"): 0.02}
     values |= {("rl_cfr", "exploitability_default"): 0.02}
     values |= {("rl_cfr", "security_loss"): 3.0, ("default", "security_loss"): 4.0}
+    values |= {("rl_cfr", "security_error"): 0.1, ("default", "security_error"): 0.1}
     values |= overrides or {}
     rng, rows = np.random.default_rng(0), []
     deal_effect = rng.normal(size=DEALS)

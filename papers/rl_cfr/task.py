@@ -30,6 +30,7 @@ STACKS = (5.0, 15.0)  # big blinds, uniform (the repository: 10 to 100)
 LARGEST_FAMILY = 64  # children of a node
 TIE = 1e-9  # sizes closer than this are one
 HANDS = np.array(list(itertools.combinations(range(9), 2)))  # [36, 2] positions among the nine
+COMPATIBLE = 1.0 - (HANDS[:, None, :, None] == HANDS[None, :, None, :]).any((2, 3))  # [36, 36]
 
 
 # -- cards --------------------------------------------------------------------------------------
@@ -155,9 +156,9 @@ def make_deal(nine: Int) -> Deal:
     A player's seven cards are the nine without the opponent's two, so 36 evaluations suffice.
     """
     left = hand_strengths(np.asarray(nine), HANDS)
-    compatible = np.array([[not set(a) & set(b) for b in HANDS.tolist()] for a in HANDS.tolist()])
-    result = np.sign(left[None, :] - left[:, None]) * compatible  # player 0 has what 1's hand left
-    return new_deal(np.stack([compatible, result]).astype(float), compatible.astype(float))
+    # player 0 has what player 1's hand left
+    result = np.sign(left[None, :] - left[:, None]) * COMPATIBLE
+    return new_deal(np.stack([COMPATIBLE, result]), COMPATIBLE)
 
 
 def dead_card_features(nine: Int) -> Float:

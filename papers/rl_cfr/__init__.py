@@ -1,0 +1,1 @@
+"""RL-CFR: learned action abstraction for CFR."""

@@ -114,7 +114,7 @@ def act(weights: tuple[Float, ...], features: Float) -> Float:
 
 
 @jit
-def _mix64(z: int) -> int:
+def _mix64(z: Any) -> Any:
     """Finaliser of SplitMix64 on a uint64."""
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

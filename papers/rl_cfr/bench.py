@@ -6,6 +6,7 @@ One iteration means both players updated once: two of ours (an iteration updates
 
 from __future__ import annotations
 
+import functools
 import json
 import statistics
 import time
@@ -83,7 +84,8 @@ def bench(cfg: BenchConfig) -> None:
     matrices, costs = task.make_deal(nine), {}
     for name, one in (("AA_def", default), ("FINE", fine)):
         tree = task.grow(small, one, one, one).tree
-        times = [seconds_of(lambda t=tree: solver.solve(t, matrices, hands, 500)) for _ in range(5)]
+        solving = functools.partial(solver.solve, tree, matrices, hands, 500)
+        times = [seconds_of(solving) for _ in range(5)]
         costs[name] = statistics.median(times)
         print(
             f"PREFLOP43 {name:<8} {tree.kind.size:>5} nodes, 10 BB"

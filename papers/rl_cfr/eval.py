@@ -95,7 +95,7 @@ def measured(
         seconds.append(time.perf_counter() - start)
     gaps = [one.solution.exploitability * MBB for one in solved]
     nodes = [one.solution.nodes for one in solved]
-    return Gain(reward(*solved), *gaps, *nodes, *seconds)
+    return Gain(reward(*solved), gaps[0], gaps[1], nodes[0], nodes[1], seconds[0], seconds[1])
 
 
 def against(

@@ -127,8 +127,8 @@ def build(
                 add(i, bet, 1 - p, Betting(after, 1 - p, state.board, state.acted + 1, raised))
         last.append(len(states))
         i += 1
-    ints = (np.array(x, np.int64) for x in (parent, first, last, kind, matrix))
-    return Game(Tree(*ints, np.array(scale)), np.array(action, np.int64))
+    plain = (np.array(x, np.int64) for x in (parent, first, last, kind, matrix))
+    return Game(Tree._make([*plain, np.array(scale)]), np.array(action, np.int64))
 
 
 def uniform_ranges() -> Float:

@@ -85,7 +85,8 @@ class Learner:
         self.critic.requires_grad_(True)
 
         with torch.no_grad():
-            targets, sources = list(self.target.parameters()), list(self.actor.parameters())
+            targets: list[Tensor] = list(self.target.parameters())
+            sources: list[Tensor] = list(self.actor.parameters())
             torch._foreach_lerp_(targets, sources, tau)
         return critic_loss.detach(), actor_loss.detach()
 

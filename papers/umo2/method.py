@@ -37,7 +37,8 @@ def project(x: Vector) -> None:
 
     Clipping at 0 is the projection when the sum is at most 1 then; else the sum is 1 and the
     threshold tau of [x - tau]_+ is found by dropping coordinates below it (Michelot 1986), in at
-    most d rounds.
+    most d rounds. tau is counted from the largest coordinate, where it lies in [-1, 0), and never
+    falls: rounding brings no dropped coordinate back.
     """
     total = 0.0
     for i in range(x.size):
@@ -47,19 +48,19 @@ def project(x: Vector) -> None:
         for i in range(x.size):
             x[i] = max(x[i], 0.0)
         return
-    tau, kept = 0.0, -1
-    while True:
+    top = x.max()
+    tau, rising = -1.0, True
+    while rising:
         count, total = 0, 0.0
         for i in range(x.size):
-            if x[i] > tau:
+            if x[i] - top > tau:
                 count += 1
-                total += x[i]
-        if count == kept:
-            break
-        kept = count
-        tau = (total - 1.0) / count
+                total += x[i] - top
+        following = (total - 1.0) / count
+        rising = following > tau
+        tau = max(tau, following)
     for i in range(x.size):
-        x[i] = max(x[i] - tau, 0.0)
+        x[i] = max(x[i] - top - tau, 0.0)
 
 
 @jit

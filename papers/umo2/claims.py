@@ -26,7 +26,7 @@ from common.claims import (
     not_worse,
 )
 from common.plotting import colours, dashes, panels
-from common.stats import diff, mean_ci, paired_diff, ratio_of_means
+from common.stats import Interval, diff, loglog_slope, mean_ci, paired_diff, ratio_of_means
 from papers.umo2.baselines import METHODS, UTILITY_METHODS
 from papers.umo2.olo import MAGNITUDES
 from papers.umo2.task import reference_utility
@@ -57,7 +57,7 @@ def values(rows: pd.DataFrame, method: str, task: str, metric: str, **setting: A
     cell = rows[of].sort_values("seed")
     if cell.seed.duplicated().any():
         raise ValueError(f"{setting} does not name one setting of {task}")
-    if len(cell) < 2:
+    if len(cell) < 2 and metric != "growth" or cell.empty:
         raise NoResults(f"no two seeds of {method} on {task} with {setting}")
     return cell.value.to_numpy(float)
 
@@ -154,22 +154,48 @@ def c3(rows: pd.DataFrame) -> Judgement:
         ci = mean_ci(values(rows, "adapfol", "olo", "ratio", **cell))
         parts[f"{magnitude} S={switches:g}"] = by_interval(ci, OLO_RATIO, above=False)
         largest = max(largest, ci.value)
-    for name in sorted({m for m in grid.method if m.startswith("step")}):
+    for step in single_steps(grid):
         found = []
         for magnitude, switches in cells:
             cell = {"magnitude": magnitude, "switches": switches}
             if magnitude == "constant":
                 ours = values(rows, "adapfol", "olo", "ratio", **cell)
-                alone = values(rows, name, "olo", "ratio", **cell)
+                alone = values(rows, "single", "olo", "ratio", step=step, **cell)
                 if ours.mean() > 0:
                     found.append(ratio_of_means(alone, ours, paired=True))
         if not found:
             raise NoResults("no cells of constant magnitude")
         most = max(found, key=lambda ci: ci.value)
-        parts[name] = by_interval(most, OLO_WORSE)
+        parts[f"single step {step:g}"] = by_interval(most, OLO_WORSE)
         rivals.append(f"{most.value:.2f}")
     note = f"; largest ratio {largest:.2f}; single steps up to {' / '.join(rivals)} times AdaPFOL's"
     return in_short(parts, note)
+
+
+def single_steps(grid: pd.DataFrame) -> list[float]:
+    """The j of the single step-sizes 0.7 * 2^j in the rows of AdaPFOL's grid."""
+    return sorted(grid[grid.method == "single"].step.unique())
+
+
+def growth_in_horizon(rows: pd.DataFrame, method: str, v: float) -> tuple[Interval, Interval]:
+    """Exponents in T of the mean queue and of the utility gap, by runs of all horizons.
+
+    Raises:
+        NoResults: if there are no two horizons.
+    """
+    T = sorted({s["horizon"] for s in settings(rows, "utility", method)})
+    if len(T) < 2:
+        raise NoResults("two horizons are needed")
+    found = []
+    for metric in ("mean_queue", "utility"):
+        cells = [values(rows, method, "utility", metric, v=v, horizon=h) for h in T]
+        if len({len(c) for c in cells}) > 1:
+            raise NoResults("the horizons have different seeds")
+        found.append(np.column_stack(cells))
+    gap = reference_utility() - found[1]
+    if (gap.mean(axis=0) <= 0).any():
+        raise NoResults("more utility than the reference")
+    return loglog_slope(T, found[0], t_min=0), loglog_slope(T, gap, t_min=0)
 
 
 @needs_rows
@@ -188,8 +214,10 @@ def c4(rows: pd.DataFrame) -> Judgement:
     }
     means = " / ".join(f"{x.mean():.3f}" for x in u)
     queues = " / ".join(f"{x.mean() * h:.0f}" for x, h in zip(q, T, strict=True))
-    gap = reference_utility(int(T[2])) - u[2].mean()
-    return in_short(parts, f"; u {means}, queue {queues}, gap to the reference {gap:.2f}")
+    gap = reference_utility() - u[2].mean()
+    queue_growth, gap_growth = growth_in_horizon(rows, "umo2", 0.3)
+    note = f"; u {means}, gap to the reference {gap:.2f} ∝ T^{gap_growth}"
+    return in_short(parts, f"{note}; queue {queues} ∝ T^{queue_growth}")
 
 
 @needs_rows
@@ -312,12 +340,23 @@ def heading(task: str, s: Mapping[str, float]) -> str:
     return f"ρ={s['rho']:g}" + (f", κ={s['kappa']:g}" if task != "net-a-static" else "")
 
 
+def exponent(rows: pd.DataFrame, method: str, task: str, s: Mapping[str, float]) -> str:
+    """Growth exponent of the queue over the last decade, with its interval."""
+    try:
+        fitted = [values(rows, method, task, "growth", step=i, **s) for i in range(3)]
+    except ValueError:  # fitted by several jobs, each for its own seeds
+        raise NoResults("no one exponent of all seeds") from None
+    value, low, high = (float(x[0]) for x in fitted)
+    return str(Interval(value, low, high, 0))
+
+
 def queue_table(rows: pd.DataFrame, task: str) -> Table:
     """Mean queue and slope of all policies on a network."""
 
     def entry(name: str, s: dict[str, float]) -> str:
         queue = shown(values(rows, name, task, "mean_queue", **s))
-        return f"{queue}; {values(rows, name, task, 'quarter_slope', **s).mean():+.4f}"
+        slope = values(rows, name, task, "quarter_slope", **s).mean()
+        return f"{queue}; {slope:+.4f}; t^{cell(lambda: exponent(rows, name, task, s))}"
 
     there = settings(rows, task)
     body = [
@@ -327,7 +366,8 @@ def queue_table(rows: pd.DataFrame, task: str) -> Table:
     ]
     title = (
         f"{TITLES[task]}, T = {there[0]['horizon']:,.0f}: mean queue in packets; quarter slope in "
-        "packets per slot (paper: no numbers; theorem: bounded; † is told what it cannot know)"
+        "packets per slot; growth over the last decade of slots (paper: no numbers; theorem: "
+        "bounded; † is told what it cannot know)"
     )
     return Table(title, ["", *(heading(task, s) for s in there)], body)
 
@@ -347,29 +387,41 @@ def frontier_table(rows: pd.DataFrame) -> Table:
     for name, policy in UTILITY_METHODS.items():
         for v in sorted({s["v"] for s in settings(rows, "utility", name)}):
             label = policy.label if name.startswith("static") else f"{policy.label}, V = T^{v:g}"
-            body.append([label, *(cell(lambda n=name, v=v, h=h: entry(n, v, h)) for h in T)])
+            grows = [
+                cell(lambda n=name, v=v, i=i: f"T^{growth_in_horizon(rows, n, v)[i]}")
+                for i in range(2)
+            ]
+            body.append(
+                [label, *(cell(lambda n=name, v=v, h=h: entry(n, v, h)) for h in T), *grows]
+            )
     title = (
         f"Utility task: utility; mean queue; quarter slope (best reference "
-        f"{reference_utility(1000):.3f}; paper: no numbers; theorem: gap → 0)"
+        f"{reference_utility():.3f}; paper: no numbers; theorem: gap → 0). Last columns: growth "
+        "with T of the mean queue and of the gap to the reference"
     )
-    return Table(title, ["", *(f"T = {h:,.0f}" for h in T)], body)
+    columns = ["", *(f"T = {h:,.0f}" for h in T), "queue", "gap"]
+    return Table(title, columns, body)
 
 
 def grid_table(rows: pd.DataFrame) -> Table:
     """AdaPFOL's ratios next to those of the single step-sizes."""
     grid = rows[rows.task == "olo"]
-    steps = sorted({m for m in grid.method if m.startswith("step")})
+    steps = single_steps(grid)
     body = []
     for magnitude in MAGNITUDES:
         for switches in sorted(grid.switches.unique()):
             where = {"magnitude": magnitude, "switches": switches}
             ours = cell(lambda w=where: shown(values(rows, "adapfol", "olo", "ratio", **w)))
             alone = [
-                cell(lambda m=m, w=where: f"{values(rows, m, 'olo', 'ratio', **w).mean():.2f}")
-                for m in steps
+                cell(
+                    lambda j=j, w=where: (
+                        f"{values(rows, 'single', 'olo', 'ratio', step=j, **w).mean():.2f}"
+                    )
+                )
+                for j in steps
             ]
             body.append([f"{magnitude}, {switches:g} switches", ours, *alone])
-    columns = ["", "AdaPFOL", *(f"0.7·2^{m.removeprefix('step')}" for m in steps)]
+    columns = ["", "AdaPFOL", *(f"0.7·2^{j:g}" for j in steps)]
     return Table("Regret / √((1+P) Σ|l|²) of AdaPFOL and of single step-sizes", columns, body)
 
 
@@ -453,7 +505,7 @@ def draw_frontier(rows: pd.DataFrame) -> Figure:
                 points = rows[of].groupby(["v", "metric"])["value"].mean().unstack()
                 look = style(name, UTILITY_METHODS, ("umo2",))
                 panel.plot(points["mean_queue"], points["utility"], marker="o", ms=3, **look)
-        panel.axhline(reference_utility(1000), color="grey", linewidth=0.8)
+        panel.axhline(reference_utility(), color="grey", linewidth=0.8)
         panel.set(xscale="log", xlabel="mean queue (packets)", title=f"T = {h:,.0f}")
     axes[0, 0].set_ylabel("average utility (grey: reference)")
     axes[0, -1].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.0))
@@ -474,7 +526,7 @@ def draw_utilities(curves: dict) -> Figure:
             look = style(name, UTILITY_METHODS, ("umo2",))
             axes[0, 0].plot(t, one["utility"], **look)
             axes[0, 1].plot(t, np.maximum(one["mean"], 0.1), **look)
-    axes[0, 0].axhline(reference_utility(1000), color="grey", linewidth=0.8)
+    axes[0, 0].axhline(reference_utility(), color="grey", linewidth=0.8)
     axes[0, 0].set(xlabel="slot t", title="average utility so far (grey: reference)")
     axes[0, 1].set(xlabel="slot t", yscale="log", title="packets queued")
     axes[0, 1].legend(fontsize=6, loc="upper left", bbox_to_anchor=(1.0, 1.0))

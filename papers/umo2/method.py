@@ -40,15 +40,14 @@ def project(x: Vector) -> None:
     most d rounds. tau is counted from the largest coordinate, where it lies in [-1, 0), and never
     falls: rounding brings no dropped coordinate back.
     """
-    total = 0.0
+    total, top = 0.0, 0.0
     for i in range(x.size):
-        if x[i] > 0.0:
-            total += x[i]
+        total += max(x[i], 0.0)
+        top = max(top, x[i])
     if total <= 1.0:
         for i in range(x.size):
             x[i] = max(x[i], 0.0)
         return
-    top = x.max()
     tau, rising = -1.0, True
     while rising:
         count, total = 0, 0.0
@@ -163,11 +162,6 @@ def barycentres(starts: NDArray[np.int64], J: int) -> Matrix:
     """First points [J, E] of all experts of all groups."""
     sizes = np.diff(starts)
     return np.tile(np.repeat(1.0 / (sizes + 1.0), sizes), (J, 1))
-
-
-def experts_for(horizon: int) -> int:
-    """J = ceil(log2(T) / 2) + 1: the steps reach from that of no path to that of path length T."""
-    return math.ceil(math.log2(horizon) / 2) + 1
 
 
 # -- AdaBGD: arrivals from values of the utility ------------------------------------------------

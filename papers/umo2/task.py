@@ -106,14 +106,15 @@ def sphere(key: int, t: int, u: Vector) -> None:
 
 
 @jit
-def mean_capacity(net: Network, t: int, draw: int) -> float:
-    """Mean of capacity ``draw`` at slot t (1 … T), in units of ``scale``."""
-    phase = (t - 1) * net.n_phases // net.horizon
-    mean = net.level[phase % net.level.shape[0], draw]
-    if net.wave[draw] != 0.0:
-        angle = net.cycles * t / net.horizon + net.shift[draw]
-        mean *= 1.0 + net.wave[draw] * math.sin(2.0 * math.pi * angle)
-    return mean
+def phase_kind(net: Network, t: int) -> int:
+    """Row of ``level`` that holds in slot t (1 … T)."""
+    return (t - 1) * net.n_phases // net.horizon % net.level.shape[0]
+
+
+@jit
+def mean_capacity(level: float, wave: float, periods: float) -> float:
+    """Mean of a capacity, in units of ``scale``: that of the phase, with a sinusoid on top."""
+    return level * (1.0 + wave * math.sin(2.0 * math.pi * periods)) if wave != 0.0 else level
 
 
 @jit
@@ -122,8 +123,11 @@ def draw_capacities(net: Network, key: int, t: int, link: Vector, C: Vector) -> 
 
     ``link`` [n_draws] is room to work in.
     """
+    kind = phase_kind(net, t)
+    periods = net.cycles * t / net.horizon
     for c in range(link.size):
-        link[c] = net.scale if uniform(key, t, c) < mean_capacity(net, t, c) else 0.0
+        mean = mean_capacity(net.level[kind, c], net.wave[c], periods + net.shift[c])
+        link[c] = net.scale if uniform(key, t, c) < mean else 0.0
     for e in range(C.size):
         C[e] = link[net.draw[e]]
 
@@ -197,7 +201,7 @@ def network(
     return Network(
         source=tail * n_k + k,
         sink=head * n_k + k,
-        draw=draw,
+        draw=draw.copy(),  # contiguous, like the others: one compilation
         starts=np.append(np.flatnonzero(np.diff(group, prepend=-1)), len(group)).astype(np.int64),
         delivered=delivered,
         arrival=np.array([n * n_k + i for n, i in arrivals], np.int64),
@@ -333,7 +337,7 @@ def make_network(task: str, rho: float, kappa: float, horizon: int) -> Network:
     return net_a(rho, kappa, horizon)  # the utility task chooses its arrivals itself
 
 
-def reference_utility(horizon: int, grid: int = 1_000) -> float:
+def reference_utility(grid: int = 1_000) -> float:
     """Average utility of the best reference on Net-A: max g_t, lambda_0 + lambda_1 <= 1.
 
     The radio of node 0 is the bottleneck: the good one of its links has capacity 1 in all phases.

@@ -18,7 +18,7 @@ from common.run import Run
 from papers.umo2 import bench, claims, olo, task
 from papers.umo2 import train as train_module
 from papers.umo2.baselines import METHODS, UTILITY_METHODS
-from papers.umo2.eval import EvalConfig, evaluate, quarter_slope
+from papers.umo2.eval import EvalConfig, evaluate, growth, quarter_slope
 from papers.umo2.train import Config, settings_of, train
 
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -71,7 +71,10 @@ def test_a_run_that_is_cut_ends_with_the_same_numbers(
 def test_a_job_of_many_seeds_is_many_jobs_of_one(tmp_path: Path) -> None:
     for folder, seeds in (("both", (1, 2)), ("one", (1,)), ("two", (2,))):
         train(Config(seed=seeds, horizon=(600,), out=tmp_path / folder))
-    both, one, two = (result(tmp_path / f)["rows"] for f in ("both", "one", "two"))
+    both, one, two = (
+        [row for row in result(tmp_path / f)["rows"] if row["metric"] != "growth"]
+        for f in ("both", "one", "two")
+    )
     assert both == one + two
     assert both[0]["value"] != both[2]["value"]
 
@@ -109,12 +112,24 @@ def test_quarter_slope() -> None:
     assert quarter_slope(measured) == pytest.approx(0.3)
 
 
+def test_growth_exponents() -> None:
+    t = (np.arange(200) + 0.5)[None] * np.array([[1.0], [1.2]])
+    assert growth(t)[0] == pytest.approx(1.0, abs=0.01)
+    assert growth(np.sqrt(t))[0] == pytest.approx(0.5, abs=0.01)
+    value, low, high = growth(np.full((2, 200), 7.0))
+    assert max(abs(value), abs(low), abs(high)) < 1e-12
+    assert growth(np.zeros((2, 200))) == []
+    queue, gap = claims.growth_in_horizon(rows_of(), "umo2", 0.3)
+    assert queue.value == pytest.approx(np.log(120 / 50) / np.log(16), abs=0.02)
+    assert -0.2 < gap.low < gap.value < gap.high < 0
+
+
 def test_the_largest_configuration_on_a_stand_in(tmp_path: Path) -> None:
     """Net-B with 50 nodes and 13 experts, for 300 slots."""
     config = Config(task="net-b-50", horizon=(300,), rho=(0.7,), experts=13, out=tmp_path / "x")
     train(config)
     rows = result(tmp_path / "x")["rows"]
-    assert {r["metric"] for r in rows} == {"mean_queue", "quarter_slope"}
+    assert {r["metric"] for r in rows} == {"mean_queue", "quarter_slope", "growth"}
 
 
 # -- claims -------------------------------------------------------------------------------------
@@ -130,7 +145,8 @@ def rows_of(overrides: dict[tuple, float] | None = None) -> pd.DataFrame:
         for seed in range(6):
             noise = 1 + 0.01 * rng.normal()
             row = {"method": method, "task": where, "metric": metric, "seed": seed, **keys}
-            rows.append(row | {"value": value * noise})
+            found = value * noise
+            rows.append(row | {"value": [found] if "step" in keys else found})
 
     for rho, kappa in itertools.product(task.RHOS, task.KAPPAS):
         keys = {"horizon": 100_000, "rho": rho, "kappa": kappa, "v": 0.0}
@@ -150,7 +166,8 @@ def rows_of(overrides: dict[tuple, float] | None = None) -> pd.DataFrame:
         keys = {"magnitude": magnitude, "switches": switches}
         add("adapfol", "olo", "ratio", (magnitude, switches), 0.5, **keys)
         for j in range(8):
-            add(f"step{j}", "olo", "ratio", (magnitude, switches), 1.0, **keys)
+            label = (j, magnitude, switches)
+            add("single", "olo", "ratio", label, 1.0, step=[j], **keys)
     return long_form(rows)
 
 
@@ -162,7 +179,7 @@ def test_claims_hold_on_an_ideal_run() -> None:
     assert verdicts(rows_of()) == {f"C{i}": "reproduced" for i in range(1, 7)}
 
 
-FLAT = {("step3", "ratio", ("constant", s)): 0.6 for s in olo.SWITCHES}
+FLAT = {("single", "ratio", (3, "constant", s)): 0.6 for s in olo.SWITCHES}
 
 
 @pytest.mark.parametrize(

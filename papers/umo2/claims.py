@@ -216,8 +216,8 @@ def c4(rows: pd.DataFrame) -> Judgement:
     queues = " / ".join(f"{x.mean() * h:.0f}" for x, h in zip(q, T, strict=True))
     gap = reference_utility() - u[2].mean()
     queue_growth, gap_growth = growth_in_horizon(rows, "umo2", 0.3)
-    note = f"; u {means}, gap to the reference {gap:.2f} ∝ T^{gap_growth}"
-    return in_short(parts, f"{note}; queue {queues} ∝ T^{queue_growth}")
+    note = f"; u {means}, gap to the reference {gap:.2f} ∝ {power('T', gap_growth)}"
+    return in_short(parts, f"{note}; queue {queues} ∝ {power('T', queue_growth)}")
 
 
 @needs_rows
@@ -319,6 +319,11 @@ def shown(x: np.ndarray) -> str:
     return str(ci) if abs(ci.value) < 1000 else f"{ci.value:,.0f} [{ci.low:,.0f}, {ci.high:,.0f}]"
 
 
+def power(base: str, exponent: Interval) -> str:
+    """base^exponent with the exponent's interval; two decimals say what a rate is."""
+    return f"{base}^{exponent.value:.2f} [{exponent.low:.2f}, {exponent.high:.2f}]"
+
+
 def cell(compute: Callable[[], str]) -> str:
     """A table's cell, or a dash where nothing was run."""
     try:
@@ -347,7 +352,7 @@ def exponent(rows: pd.DataFrame, method: str, task: str, s: Mapping[str, float])
     except ValueError:  # fitted by several jobs, each for its own seeds
         raise NoResults("no one exponent of all seeds") from None
     value, low, high = (float(x[0]) for x in fitted)
-    return str(Interval(value, low, high, 0))
+    return power("t", Interval(value, low, high, 0))
 
 
 def queue_table(rows: pd.DataFrame, task: str) -> Table:
@@ -356,7 +361,7 @@ def queue_table(rows: pd.DataFrame, task: str) -> Table:
     def entry(name: str, s: dict[str, float]) -> str:
         queue = shown(values(rows, name, task, "mean_queue", **s))
         slope = values(rows, name, task, "quarter_slope", **s).mean()
-        return f"{queue}; {slope:+.4f}; t^{cell(lambda: exponent(rows, name, task, s))}"
+        return f"{queue}; {slope:+.4f}; {cell(lambda: exponent(rows, name, task, s))}"
 
     there = settings(rows, task)
     body = [
@@ -388,7 +393,7 @@ def frontier_table(rows: pd.DataFrame) -> Table:
         for v in sorted({s["v"] for s in settings(rows, "utility", name)}):
             label = policy.label if name.startswith("static") else f"{policy.label}, V = T^{v:g}"
             grows = [
-                cell(lambda n=name, v=v, i=i: f"T^{growth_in_horizon(rows, n, v)[i]}")
+                cell(lambda n=name, v=v, i=i: power("T", growth_in_horizon(rows, n, v)[i]))
                 for i in range(2)
             ]
             body.append(

@@ -294,7 +294,8 @@ def net_b(rho: float, kappa: float, horizon: int, n_nodes: int = 10, graph: int 
     radius = 1.5 * math.sqrt(1.0 / n_nodes)
     links, sources, destinations = geometric_dag(n_nodes, 4, radius, rng)
     reach = reachable(links, n_nodes)
-    entries, group = [], 0
+    entries: list[tuple[int, int, int, int, int]] = []
+    group = 0
     for i, j in links:
         useful = [
             k

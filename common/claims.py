@@ -43,6 +43,10 @@ class Judgement:
     evidence: Mapping[str, Any] = field(default_factory=dict)
 
 
+class NoResults(LookupError):
+    """The rows lack what a claim needs (a part of the runs was made); says which."""
+
+
 @dataclass(frozen=True)
 class Claim:
     """A statement of the paper and how it is judged.
@@ -53,7 +57,7 @@ class Claim:
         source: where the paper says it.
         paper: the paper's number or rate.
         scales: the scales whose results can decide it.
-        judge: rows -> :class:`Judgement`.
+        judge: rows -> :class:`Judgement`; raises :class:`NoResults`.
     """
 
     id: str
@@ -62,6 +66,13 @@ class Claim:
     paper: str
     scales: tuple[str, ...]
     judge: Callable[[pd.DataFrame], Judgement]
+
+    def judged(self, rows: pd.DataFrame) -> Judgement:
+        """The judgement; inconclusive, with what is missing, where rows are."""
+        try:
+            return self.judge(rows)
+        except NoResults as missing:
+            return Judgement(INCONCLUSIVE, str(missing))
 
 
 @dataclass(frozen=True)
@@ -155,7 +166,7 @@ def judge_all(claims: Sequence[Claim], rows: pd.DataFrame, scale: str) -> list[d
         elif scale not in claim.scales:
             result = Judgement(f"needs {claim.scales[0]}", "")
         else:
-            result = claim.judge(rows)
+            result = claim.judged(rows)
         judged.append(
             {
                 "id": claim.id,

@@ -6,7 +6,6 @@ right side. Regret is counted from exact values, so there is no other noise.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,9 +14,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from common.claims import (
-    INCONCLUSIVE,
     Claim,
     Judgement,
+    NoResults,
     Table,
     all_of,
     by_interval,
@@ -50,10 +49,6 @@ FINAL_AVERSE, FINAL_SEEKING = 1.42, 2.58  # C5, on E-gamble at gamma = -3 and 1
 # their last plotting script (H = 4 bounds every value).
 ASSUMED_IN_REPORT = {-3.0: 3.84, 1.0: 3.92}
 ASSUMED_IN_SCRIPT = {-5.0: 3.22, -3.0: 3.97, -1.0: 3.45, 1.0: 3.895, 3.0: 3.95, 5.0: 4.02}
-
-
-class NoResults(LookupError):
-    """The rows lack what a claim needs."""
 
 
 class Cell(NamedTuple):
@@ -147,19 +142,6 @@ def label_of(method: str, c: float) -> str:
 # -- claims -------------------------------------------------------------------------------------
 
 
-def needs_rows(judge: Callable[[pd.DataFrame], Judgement]) -> Callable[[pd.DataFrame], Judgement]:
-    """Without the rows that a claim needs (a partial run) it is inconclusive and says so."""
-
-    @functools.wraps(judge)
-    def judged(rows: pd.DataFrame) -> Judgement:
-        try:
-            return judge(rows)
-        except NoResults as missing:
-            return Judgement(INCONCLUSIVE, str(missing))
-
-    return judged
-
-
 def growth(k: np.ndarray, curves: np.ndarray) -> tuple[Interval, Interval]:
     """Exponent over the last decade, and average regret at K over that at K/4.
 
@@ -176,7 +158,6 @@ def growth(k: np.ndarray, curves: np.ndarray) -> tuple[Interval, Interval]:
     return slope, Interval(ratio.value * part, ratio.low * part, ratio.high * part, ratio.n)
 
 
-@needs_rows
 def c1(rows: pd.DataFrame) -> Judgement:
     """The planner's value is that of the best of all policy trees."""
     of = (rows.method == "planner") & (rows.task == "rand")
@@ -188,7 +169,6 @@ def c1(rows: pd.DataFrame) -> Judgement:
     return compare(worst, 1e-10, above=False, ours=text, cells=len(table))
 
 
-@needs_rows
 def c2(rows: pd.DataFrame) -> Judgement:
     """Exponent and average regret fall as those of a square root."""
     parts = {}
@@ -202,7 +182,6 @@ def c2(rows: pd.DataFrame) -> Judgement:
     return all_of(parts)
 
 
-@needs_rows
 def c3(rows: pd.DataFrame) -> Judgement:
     """Greedy has more regret than BVVI on the gamble."""
     ours, greedy = (
@@ -214,7 +193,6 @@ def c3(rows: pd.DataFrame) -> Judgement:
     return by_interval(difference, ours=text)
 
 
-@needs_rows
 def c4(rows: pd.DataFrame) -> Judgement:
     """More regret and a lower optimum when the state is hidden."""
     partial, full = (
@@ -232,7 +210,6 @@ def c4(rows: pd.DataFrame) -> Judgement:
     )
 
 
-@needs_rows
 def c5(rows: pd.DataFrame) -> Judgement:
     """What is learnt at each gamma is better there than the risk-neutral optimum."""
     parts = {}
@@ -245,7 +222,6 @@ def c5(rows: pd.DataFrame) -> Judgement:
     return all_of(parts)
 
 
-@needs_rows
 def c6(rows: pd.DataFrame) -> Judgement:
     """Regret grows with aversion."""
     at = {

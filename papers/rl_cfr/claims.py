@@ -6,7 +6,6 @@ seeds at once (Owen's pigeonhole bootstrap, which errs on the wide side), expand
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -19,6 +18,7 @@ from common.claims import (
     INCONCLUSIVE,
     Claim,
     Judgement,
+    NoResults,
     Table,
     all_of,
     by_interval,
@@ -46,10 +46,6 @@ LABELS = {
 MARGIN = 0.5  # mbb, C4
 RESAMPLES = 4_000
 SEED = 24_03_04344
-
-
-class NoResults(LookupError):
-    """The rows lack what a claim needs."""
 
 
 # -- reading the rows ----------------------------------------------------------------------------
@@ -92,19 +88,6 @@ def two_way(statistic: Callable[..., Any], *cells: Matrix) -> Interval:
     return Interval(value, float(low), float(high), fewest)
 
 
-def needs_rows(judge: Callable[[pd.DataFrame], Judgement]) -> Callable[[pd.DataFrame], Judgement]:
-    """Without the rows that a claim needs (a partial run) it is inconclusive and says so."""
-
-    @functools.wraps(judge)
-    def judged(rows: pd.DataFrame) -> Judgement:
-        try:
-            return judge(rows)
-        except NoResults as missing:
-            return Judgement(INCONCLUSIVE, str(missing))
-
-    return judged
-
-
 def first(x: Any) -> Any:
     return x
 
@@ -120,7 +103,6 @@ def ratio(x: Any, y: Any) -> Any:
 # -- claims --------------------------------------------------------------------------------------
 
 
-@needs_rows
 def c1(rows: pd.DataFrame) -> Judgement:
     """Root gain over the default abstraction, at convergence; solver error stands beside."""
     ci = two_way(first, matrix(rows, "rl_cfr", "gain"))
@@ -132,7 +114,6 @@ def c1(rows: pd.DataFrame) -> Judgement:
     return judged
 
 
-@needs_rows
 def c2(rows: pd.DataFrame) -> Judgement:
     """Nodes and seconds of the trees of (i) against those of the default."""
     parts = {}
@@ -142,7 +123,6 @@ def c2(rows: pd.DataFrame) -> Judgement:
     return all_of(parts)
 
 
-@needs_rows
 def c3(rows: pd.DataFrame) -> Judgement:
     """Root gain minus that of random abstractions."""
     own, drawn = matrix(rows, "rl_cfr", "gain"), matrix(rows, "random", "gain")
@@ -150,7 +130,6 @@ def c3(rows: pd.DataFrame) -> Judgement:
     return by_interval(ci, ours=f"{ci} mbb/hand (random itself {two_way(first, drawn)})")
 
 
-@needs_rows
 def c4(rows: pd.DataFrame) -> Judgement:
     """Security loss at all own nodes, against FINE, minus the default's."""
     own = matrix(rows, "rl_cfr", "security_loss")
@@ -161,7 +140,6 @@ def c4(rows: pd.DataFrame) -> Judgement:
     return not_worse(less, MARGIN, ours=text, solver_error=float(sum(errors)))
 
 
-@needs_rows
 def c5(rows: pd.DataFrame) -> Judgement:
     """Gain at least 0.3 of FINE's with at most 0.6 of its nodes."""
     own, fine = matrix(rows, "rl_cfr", "gain"), matrix(rows, "fine", "gain")

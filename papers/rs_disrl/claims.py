@@ -8,7 +8,6 @@ its rates are compared as exponents.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -19,9 +18,9 @@ import scipy.stats
 from matplotlib.figure import Figure
 
 from common.claims import (
-    INCONCLUSIVE,
     Claim,
     Judgement,
+    NoResults,
     Table,
     all_of,
     by_interval,
@@ -52,10 +51,6 @@ OURS = ("m_mle", "m_lsr", "v_mle", "v_lsr")
 DRAWN = (*OURS, "m_mle_tuned", "m_lsr_tuned", "neutral", "greedy", "markov", "markov_known")
 SLOPE_OF_ROOT = 0.75  # C4, I2: 1/2 and a quarter for the logarithms
 SLOPE_OF_LINE = 0.9  # C5
-
-
-class NoResults(LookupError):
-    """The rows lack what a claim needs."""
 
 
 # -- reading the rows ---------------------------------------------------------------------------
@@ -150,20 +145,6 @@ def in_short(parts: Mapping[str, Judgement], note: str = "") -> Judgement:
     return dataclasses.replace(whole, ours=f"{text}{note}")
 
 
-def needs_rows(judge: Callable[[pd.DataFrame], Judgement]) -> Callable[[pd.DataFrame], Judgement]:
-    """Without the rows that a claim needs (a partial run) it is inconclusive and says so."""
-
-    @functools.wraps(judge)
-    def judged(rows: pd.DataFrame) -> Judgement:
-        try:
-            return judge(rows)
-        except NoResults as missing:
-            return Judgement(INCONCLUSIVE, str(missing))
-
-    return judged
-
-
-@needs_rows
 def c1(rows: pd.DataFrame) -> Judgement:
     """The best augmented policy beats the best Markov-in-s policy, and is never worse."""
     example = known(rows, "optimal", "two-step", "cvar50") - known(
@@ -194,7 +175,6 @@ def coverage(rows: pd.DataFrame, method: str, tasks: tuple[str, ...]) -> Judgeme
     return by_interval(interval, 1 - DELTA, ours=f"{held} of {n} runs")
 
 
-@needs_rows
 def c2(rows: pd.DataFrame) -> Judgement:
     """Valid widths keep the truth."""
     cells = {
@@ -208,7 +188,6 @@ def c2(rows: pd.DataFrame) -> Judgement:
     return in_short({name: coverage(rows, *cell) for name, cell in cells.items()})
 
 
-@needs_rows
 def c3(rows: pd.DataFrame) -> Judgement:
     """Whenever the truth is in the set, the optimistic value is at least V*."""
     broken, cells = 0.0, 0
@@ -229,7 +208,6 @@ def flattening(curves: pd.DataFrame, end: float = 1.0) -> Interval:
     return mean_ci(at(curves, end) - 1.5 * at(curves, end / 2))
 
 
-@needs_rows
 def c4(rows: pd.DataFrame) -> Judgement:
     """Sublinear regret of all four estimators."""
     parts = {}
@@ -248,7 +226,6 @@ def c4(rows: pd.DataFrame) -> Judgement:
     return in_short(parts)
 
 
-@needs_rows
 def c5(rows: pd.DataFrame) -> Judgement:
     """Risk-neutral optimism has linear risk-regret: CVaR 0.25, I1, at K/10 and at K."""
     neutral = regret_curves(rows, "neutral", "i1", "cvar25")
@@ -270,7 +247,6 @@ def c5(rows: pd.DataFrame) -> Judgement:
     return in_short(parts, f"; ratio for V, not judged: {', '.join(note)}")
 
 
-@needs_rows
 def c6(rows: pd.DataFrame) -> Judgement:
     """M-MLE has no more regret than M-LSR on I1, at K/10 and at K."""
     parts = {}

@@ -6,7 +6,6 @@ A threshold is met when the whole 95 % bootstrap interval over seeds lies on its
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,9 +14,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from common.claims import (
-    INCONCLUSIVE,
     Claim,
     Judgement,
+    NoResults,
     Table,
     all_of,
     by_interval,
@@ -40,10 +39,6 @@ SAFE_UTILITY = float(np.log(1.9))  # C6: g of the static rate 0.3 in every slot
 UTILITY_SLOPE = 0.005  # C6
 BLIND = ("last", "mean", "ucb", "uniform")  # C2
 KEYS = ["horizon", "rho", "kappa", "v"]
-
-
-class NoResults(LookupError):
-    """The rows lack what a claim needs."""
 
 
 # -- reading the rows ---------------------------------------------------------------------------
@@ -73,19 +68,6 @@ def settings(rows: pd.DataFrame, task: str, method: str | None = None) -> list[d
     return [{k: float(row[k]) for k in KEYS} for _, row in there.iterrows()]
 
 
-def needs_rows(judge: Callable[[pd.DataFrame], Judgement]) -> Callable[[pd.DataFrame], Judgement]:
-    """Without the rows that a claim needs (a partial run) it is inconclusive and says so."""
-
-    @functools.wraps(judge)
-    def judged(rows: pd.DataFrame) -> Judgement:
-        try:
-            return judge(rows)
-        except NoResults as missing:
-            return Judgement(INCONCLUSIVE, str(missing))
-
-    return judged
-
-
 def in_short(parts: Mapping[str, Judgement], note: str = "") -> Judgement:
     """``all_of`` with a text that names what fails, and ``note``."""
     failing = [
@@ -109,7 +91,6 @@ def horizons(rows: pd.DataFrame) -> list[float]:
 # -- claims -------------------------------------------------------------------------------------
 
 
-@needs_rows
 def c1(rows: pd.DataFrame) -> Judgement:
     """NSO is stable on Net-A at every load and speed of switching."""
     parts, worst = {}, ("", -np.inf)
@@ -126,7 +107,6 @@ def c1(rows: pd.DataFrame) -> Judgement:
     return in_short(parts, f"; largest slope {worst[0]}")
 
 
-@needs_rows
 def c2(rows: pd.DataFrame) -> Judgement:
     """Blind backpressure and the uniform allocation grow linearly where NSO is stable."""
     cell = {"rho": 0.42, "kappa": 0.4}
@@ -141,7 +121,6 @@ def c2(rows: pd.DataFrame) -> Judgement:
     return in_short(parts, f"; slopes {', '.join(slopes)}; NSO's mean queue {mean_ci(nso)}")
 
 
-@needs_rows
 def c3(rows: pd.DataFrame) -> Judgement:
     """AdaPFOL's ratio is small on the grid; each single step-size fails in some cell of it."""
     if "magnitude" not in rows:
@@ -198,7 +177,6 @@ def growth_in_horizon(rows: pd.DataFrame, method: str, v: float) -> tuple[Interv
     return loglog_slope(T, found[0], t_min=0), loglog_slope(T, gap, t_min=0)
 
 
-@needs_rows
 def c4(rows: pd.DataFrame) -> Judgement:
     """Utility grows with the horizon and the queue per slot falls, at V = T^0.3."""
     T = horizons(rows)
@@ -220,7 +198,6 @@ def c4(rows: pd.DataFrame) -> Judgement:
     return in_short(parts, f"{note}; queue {queues} ∝ {power('T', queue_growth)}")
 
 
-@needs_rows
 def c5(rows: pd.DataFrame) -> Judgement:
     """A larger V has more utility and longer queues."""
     parts = {}
@@ -234,7 +211,6 @@ def c5(rows: pd.DataFrame) -> Judgement:
     return in_short(parts, f"; utility + {' / '.join(f'{g:.3f}' for g in gains)}")
 
 
-@needs_rows
 def c6(rows: pd.DataFrame) -> Judgement:
     """UMO² is at least as useful as a safe static rate, and stable."""
     parts, slopes = {}, []

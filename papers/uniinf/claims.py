@@ -6,7 +6,6 @@ A threshold is met when the whole 95 % bootstrap interval over seeds lies on its
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,7 +14,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from common.claims import INCONCLUSIVE, Claim, Judgement, Table, all_of, by_interval, claims_cli
+from common.claims import (
+    Claim,
+    Judgement,
+    NoResults,
+    Table,
+    all_of,
+    by_interval,
+    claims_cli,
+)
 from common.plotting import colours, dashes, panels
 from common.stats import Interval, loglog_slope, mean_ci, paired_diff, ratio_of_means
 from papers.uniinf.baselines import METHODS
@@ -35,10 +42,6 @@ MAIN = ("uniinf", "htinf", "opttinf", "adatinf", "robust_ucb", "tsallis_inf", "u
 MISTOLD = ("htinf_low", "htinf_high", "htinf_alpha2")  # E5
 SLOPE_OF_LOG = 0.35  # C1: a logarithm has local exponent 1/ln t = 0.07–0.09 in [1e5, 1e6]
 SLACK_OF_POWER = 0.08  # C2: added to 1/alpha
-
-
-class NoResults(LookupError):
-    """The rows lack what a claim needs."""
 
 
 # -- reading the rows ---------------------------------------------------------------------------
@@ -105,19 +108,6 @@ def in_short(parts: Mapping[str, Judgement], note: str = "") -> Judgement:
     return dataclasses.replace(whole, ours=f"{text}{note}")
 
 
-def needs_rows(judge: Callable[[pd.DataFrame], Judgement]) -> Callable[[pd.DataFrame], Judgement]:
-    """Without the rows that a claim needs (a partial run) it is inconclusive and says so."""
-
-    @functools.wraps(judge)
-    def judged(rows: pd.DataFrame) -> Judgement:
-        try:
-            return judge(rows)
-        except NoResults as missing:
-            return Judgement(INCONCLUSIVE, str(missing))
-
-    return judged
-
-
 def growth_against_log(t: np.ndarray, curves: np.ndarray) -> Interval:
     """(R(T) / log T) / (R(T/10) / log(T/10)): 1 for a logarithm, 10^p for a power p, nearly."""
     ratio = ratio_of_means(curves[:, -1], curves[:, 0], paired=True)
@@ -125,7 +115,6 @@ def growth_against_log(t: np.ndarray, curves: np.ndarray) -> Interval:
     return Interval(ratio.value * c, ratio.low * c, ratio.high * c, ratio.n)
 
 
-@needs_rows
 def c1(rows: pd.DataFrame) -> Judgement:
     """Logarithmic regret in the stochastic environments."""
     parts = {}
@@ -138,7 +127,6 @@ def c1(rows: pd.DataFrame) -> Judgement:
     return in_short(parts)
 
 
-@needs_rows
 def c2(rows: pd.DataFrame) -> Judgement:
     """Growth no faster than T^(1/alpha) in the adversarial environment."""
     parts = {}
@@ -148,7 +136,6 @@ def c2(rows: pd.DataFrame) -> Judgement:
     return in_short(parts)
 
 
-@needs_rows
 def c3(rows: pd.DataFrame) -> Judgement:
     """At most three times the regret of HTINF that knows sigma and alpha."""
     parts = {}
@@ -160,7 +147,6 @@ def c3(rows: pd.DataFrame) -> Judgement:
     return in_short(parts)
 
 
-@needs_rows
 def c4(rows: pd.DataFrame) -> Judgement:
     """Without skipping, mean regret is tenfold and nearly linear; the medians stand beside."""
     parts, medians = {}, []
@@ -175,7 +161,6 @@ def c4(rows: pd.DataFrame) -> Judgement:
     return in_short(parts, f"; ratio of medians {' / '.join(medians)} at α = {listed(rows)}")
 
 
-@needs_rows
 def c5(rows: pd.DataFrame) -> Judgement:
     """At a hundred times the scale, less regret than the algorithm that assumes sigma = 1."""
     parts = {}
@@ -187,7 +172,6 @@ def c5(rows: pd.DataFrame) -> Judgement:
     return in_short(parts)
 
 
-@needs_rows
 def c6(rows: pd.DataFrame) -> Judgement:
     """One wrong parameter costs HTINF twice the regret of uniINF or more."""
     parts = {}

@@ -18,6 +18,8 @@ from papers.rl_cfr import abstraction, baselines, bench, claims, eval, mdp, meth
 from papers.rl_cfr.eval import EvalConfig, evaluate
 from papers.rl_cfr.train import Config
 
+JUDGED = {claim.id: claim.judged for claim in claims.CLAIMS}
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 TINY = {
     "samples": 40,
@@ -265,7 +267,7 @@ def test_each_claim_can_fail(claim: str, overrides: dict[tuple[str, str], float]
 def test_a_gain_below_the_solver_error_is_noise_and_missing_rows_are_named() -> None:
     assert verdicts(rows_of({("rl_cfr", "exploitability"): 5.0}))["C1"] == "inconclusive"
     rows = rows_of()
-    judged = claims.c3(rows[rows.method != "random"])
+    judged = JUDGED["C3"](rows[rows.method != "random"])
     assert judged.verdict == "inconclusive" and "random" in judged.ours
 
 

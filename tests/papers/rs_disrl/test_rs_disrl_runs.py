@@ -20,6 +20,8 @@ from papers.rs_disrl import train as training
 from papers.rs_disrl.eval import EvalConfig, evaluate
 from papers.rs_disrl.train import Config, train
 
+JUDGED = {claim.id: claim.judged for claim in claims.CLAIMS}
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -218,11 +220,11 @@ def test_partial_runs_say_what_is_missing() -> None:
     for claim, judge, gone in judges:
         judged = judge(rows[rows.method != gone])
         assert judged.verdict == "inconclusive" and claim in judged.ours
-    assert claims.c1(rows[rows.task != "tiny"]).verdict == "inconclusive"
+    assert JUDGED["C1"](rows[rows.task != "tiny"]).verdict == "inconclusive"
     few = rows_of({("runs_in_set", "m_mle", "i2"): 37})  # 157 of 160: surely above 0.9
-    assert claims.c2(few).verdict == "reproduced"
+    assert JUDGED["C2"](few).verdict == "reproduced"
     few = rows_of({("runs_in_set", "v_mle", "i1-n32"): 37})  # 74 of 80: may be below
-    assert claims.c2(few).verdict == "inconclusive"
+    assert JUDGED["C2"](few).verdict == "inconclusive"
 
 
 def test_tables_and_figures_of_a_tiny_run(tmp_path: Path, small_class: None) -> None:

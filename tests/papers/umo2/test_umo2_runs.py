@@ -21,6 +21,8 @@ from papers.umo2.baselines import METHODS, UTILITY_METHODS
 from papers.umo2.eval import EvalConfig, evaluate, growth, quarter_slope
 from papers.umo2.train import Config, settings_of, train
 
+JUDGED = {claim.id: claim.judged for claim in claims.CLAIMS}
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -206,7 +208,7 @@ def test_each_claim_can_fail(claim: str, overrides: dict) -> None:
 
 def test_partial_runs_say_what_is_missing() -> None:
     rows = rows_of()
-    judged = claims.c2(rows[rows.method != "ucb"])
+    judged = JUDGED["C2"](rows[rows.method != "ucb"])
     assert judged.verdict == "inconclusive" and "ucb" in judged.ours
     links_only = rows[rows.task == "net-a"].drop(columns=["magnitude", "switches"])
     some = judge_all(claims.CLAIMS, links_only, "default")

@@ -21,6 +21,8 @@ from papers.uniinf.baselines import METHODS
 from papers.uniinf.eval import EvalConfig, evaluate
 from papers.uniinf.train import Config, train
 
+JUDGED = {claim.id: claim.judged for claim in claims.CLAIMS}
+
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
@@ -158,7 +160,7 @@ def test_each_claim_can_fail(claim: str, overrides: dict) -> None:
 def test_thresholds_straddled_are_inconclusive_and_partial_runs_say_what_is_missing() -> None:
     assert verdicts(rows_of({("uniinf", "e1"): (601.0, 0.1)}))["C3"] == "inconclusive"
     rows = rows_of()
-    judged = claims.c4(rows[rows.method != "tsallis_inf"])
+    judged = JUDGED["C4"](rows[rows.method != "tsallis_inf"])
     assert judged.verdict == "inconclusive"
     assert "Tsallis-INF" in judged.ours
 
@@ -168,15 +170,15 @@ def test_c4_prints_the_ratio_of_medians() -> None:
     rows = rows_of({("tsallis_inf", "e3-s1"): (100.0, 1.0)})
     lucky = (rows.method == "tsallis_inf") & (rows.seed == 0) & (rows.metric == "regret")
     rows.loc[lucky, "value"] *= 10_000
-    judged = claims.c4(rows)
+    judged = JUDGED["C4"](rows)
     assert "ratio of medians 1" in judged.ours or "ratio of medians 0.9" in judged.ours
     assert judged.evidence["α=1.3 ratio"]["value"] > 500
     assert judged.verdict == "inconclusive"  # one seed is no evidence
 
 
 def test_in_short_names_what_fails_and_what_is_closest() -> None:
-    assert claims.c3(rows_of()).ours.startswith("all 9 hold; closest")
-    failing = claims.c3(rows_of({("uniinf", "e2"): (700.0, 0.1)}))
+    assert JUDGED["C3"](rows_of()).ours.startswith("all 9 hold; closest")
+    failing = JUDGED["C3"](rows_of({("uniinf", "e2"): (700.0, 0.1)}))
     assert failing.ours.startswith("partly: 6 of 9 hold; not E2")
     assert all_of({}).verdict == "reproduced"
 

@@ -55,7 +55,7 @@ def field(x: Tensor, epsilon: float, kind: Kind) -> Tensor:
 
 def starts(seed: int) -> Tensor:
     """PARTICLES draws of N((-2, -2), 0.5^2 I) from NumPy's legacy generator, as the authors'."""
-    noise = np.random.RandomState(seed).randn(PARTICLES, 2)  # noqa: NPY002 (their numbers)
+    noise = np.random.RandomState(seed).randn(PARTICLES, 2)
     return torch.from_numpy(-2 + 0.5 * noise)
 
 

@@ -118,7 +118,9 @@ def image_bytes(task: str, split: str) -> NDArray[np.uint8]:
         from scipy.io import loadmat
 
         path = find_data(
-            f"svhn/{split}_32x32.mat", "SVHN", "download it from http://ufldl.stanford.edu/housenumbers"
+            f"svhn/{split}_32x32.mat",
+            "SVHN",
+            "download it from http://ufldl.stanford.edu/housenumbers",
         )
         images = loadmat(path)["X"]  # [32, 32, 3, N]
         return np.ascontiguousarray(images.transpose(3, 2, 0, 1)).reshape(-1, 3072)

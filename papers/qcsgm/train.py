@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from common.cli import run_cli
 from common.ema import Ema
@@ -40,8 +40,8 @@ QC = ("qc", "qc_est")  # exact trace, Hutchinson's estimate
 METHODS = {
     "gaussian": ("radial", "rotational"),
     "autoencoder": ("qc",),
-    **{task: ("u", "c", "c_act", *QC) for task in TOY},
-    **{task: ("u", "c", *QC) for task in ("digits", *IMAGES)},
+    **dict.fromkeys(TOY, ("u", "c", "c_act", *QC)),
+    **dict.fromkeys(("digits", *IMAGES), ("u", "c", *QC)),
 }
 
 

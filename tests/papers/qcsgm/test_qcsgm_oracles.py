@@ -267,7 +267,7 @@ def gaussian_score(x, sigma):
 
 
 def test_ode_likelihood_of_a_gaussian():
-    """The model's density is that at sigma_min; with the usual prior it is off by a known amount."""
+    """The density is that at sigma_min; the usual prior puts it off by a known amount."""
     x = torch.tensor([[2.0, -1.0], [0.0, 0.0]], dtype=torch.float64)
     variance = TAU**2 + LOW**2
     exact = x.square().sum(-1) / (2 * variance) + math.log(2 * math.pi * variance)
@@ -356,7 +356,9 @@ def test_authors_table_is_a_sum_over_a_coarse_grid_with_its_columns_swapped():
     J = jacobian(lambda at: rotation.field(at, 0.5e-3, "rotational"), x)
     weight = rotation.density(x)
     assert float((weight * method.asymmetry(J)).sum()) == pytest.approx(1.77e-2, rel=5e-3)
-    assert float((weight * method.normalised_asymmetry(J)).sum()) == pytest.approx(4.41e-7, rel=5e-3)
+    assert float((weight * method.normalised_asymmetry(J)).sum()) == pytest.approx(
+        4.41e-7, rel=5e-3
+    )
     exact = rotation.measures(0.5e-3, "rotational")
     area = (6 / 19) ** 2
     assert exact["asym"] == pytest.approx(1.77e-2 * area, rel=0.1)

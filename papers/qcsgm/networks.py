@@ -107,13 +107,15 @@ class NCSNpp(nn.Module):
         """
         super().__init__()
         from diffusers import UNet2DModel
-        from diffusers.models.attention_processor import AttnProcessor
+        from diffusers.models.attention_processor import Attention, AttnProcessor
 
         if weights is None:
             self.unet = UNet2DModel(**{**NCSNPP, **changes})
         else:
             self.unet = UNet2DModel.from_pretrained(weights, use_safetensors=True)
-        self.unet.set_attn_processor(AttnProcessor())  # fused attention has no second derivative
+        for module in self.unet.modules():
+            if isinstance(module, Attention):  # fused attention has no second derivative
+                module.set_processor(AttnProcessor())
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """[1, B, 3 side^2] -> [1, B, 3 side^2]."""

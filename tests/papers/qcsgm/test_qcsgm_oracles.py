@@ -250,6 +250,23 @@ def test_u_and_c_have_the_same_number_of_parameters():
     assert count(ToyNetwork(generators)) == expected
 
 
+def test_the_authors_toy_network_sees_sigma_as_a_shift_only():
+    """Joined before the last layer: J of f is the same at all levels, Asym of U goes as 1/sigma^2.
+
+    Raising sigma at a fixed x therefore lowers Asym whatever was learnt.
+    """
+    net = ToyNetwork(seed_generators([0], 0)).double()
+    x = 3 * torch.randn(1, 8, 2).double()
+    score = method.unconstrained(net)
+    J = [jacobian(lambda at, s=s: net(at, torch.tensor(s).double()), x) for s in (0.1, 3.0)]
+    torch.testing.assert_close(J[0], J[1])
+    low, high = (
+        method.asymmetry(jacobian(lambda at, s=s: score(at, torch.tensor(s).double()), x))
+        for s in (0.1, 3.0)
+    )
+    torch.testing.assert_close(low, 900 * high)
+
+
 def test_digits_score_is_scaled_by_sigma_and_takes_scalars():
     net = DigitsNetwork(seed_generators([0, 1], 0), width=16)
     x, sigma = torch.rand(2, 3, 64), torch.full((2, 3, 1), 0.3)

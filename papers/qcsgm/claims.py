@@ -386,21 +386,22 @@ def toy_table(rows: pd.DataFrame, task: str) -> Table:
 def samplers_table(rows: pd.DataFrame, tasks: list[str]) -> Table:
     """Score evaluations of each sampler, and the quality of its samples."""
     chosen = rows[rows.metric.isin(["nfe", "mmd2"]) & (rows.task.isin(tasks))]
-    samplers = list(dict.fromkeys(zip(chosen.sampler, chosen.rtol, strict=True)))
+    rtols = chosen.rtol.astype(float).fillna(0.0)  # PC has none
+    samplers = list(dict.fromkeys(zip(chosen.sampler, rtols, strict=True)))
     body = []
     for task in tasks:
         for method, lam in models(rows, task):
             cells = []
             for sampler, rtol in samplers:
                 label: dict[str, Any] = {"sampler": sampler, "lam": lam}
-                if rtol == rtol:
+                if rtol:
                     label["rtol"] = rtol
                 nfe = show_mean(rows, method, task, "nfe", **label)
                 mmd = show_mean(rows, method, task, "mmd2", **label)
                 counted = None if nfe is None else f"{nfe:.0f}"
                 cells.append(counted if mmd is None else f"{counted} / {1e3 * mmd:.1f}")
             body.append([f"{SETS.get(task, task)}: {model_name(method, lam)}", *cells])
-    names = [f"{s}, rtol {r:g}" if r == r else f"{s}, 100 levels" for s, r in samplers]
+    names = [f"{s}, rtol {r:g}" if r else f"{s}, 100 levels" for s, r in samplers]
     title = "Score evaluations per sample / 1000 MMD² to held-out data (mean over seeds)"
     return Table(title, ["", *names], body)
 

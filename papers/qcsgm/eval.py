@@ -271,9 +271,10 @@ def evaluate(cfg: EvalConfig) -> None:
 
 def evaluate_scores(cfg: EvalConfig, run: Run, train_cfg: Config, weights: dict) -> None:
     """Rows and figures' data of every member."""
-    setup(cfg.device, 0)
     task = train_cfg.task
     toy = task in TOY
+    device = cfg.device if task in IMAGES else "cpu"  # SciPy's solver lives there
+    setup(device, 0)
     oracle = toy_oracle(task) if toy else None
     rows: Rows = []
     extras: Rows = []
@@ -282,17 +283,17 @@ def evaluate_scores(cfg: EvalConfig, run: Run, train_cfg: Config, weights: dict)
         net = make_network(replace(train_cfg, pretrained=False), [seed])
         one = task not in IMAGES  # a stack's member
         net.load_state_dict({k: w[m : m + 1] if one else w for k, w in weights.items()})
-        score = make_score(train_cfg, net.to(cfg.device).eval().requires_grad_(False))
+        score = make_score(train_cfg, net.to(device).eval().requires_grad_(False))
         if toy:
             assert oracle is not None
             real = toy_points(task, "test")[:N_SAMPLES]
             found = toy_field_rows(task, score, oracle) + likelihood_rows(task, score)
         elif task == "digits":
             real = test_images(task, np.random.default_rng(0), 1)
-            found = digits_field_rows(task, score) + bits_rows(task, score, cfg.device, 5, 1500)
+            found = digits_field_rows(task, score) + bits_rows(task, score, device, 5, 1500)
         else:
-            found = image_field_rows(task, score, cfg.device)
-            found += bits_rows(task, score, cfg.device, 1, 250)
+            found = image_field_rows(task, score, device)
+            found += bits_rows(task, score, device, 1, 250)
         if task not in IMAGES:
             sampled, x = sample_rows(task, score, real)
             found += sampled

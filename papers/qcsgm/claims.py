@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,12 +13,15 @@ from common.claims import (
     REPRODUCED,
     Claim,
     Judgement,
+    NoResults,
     Table,
     all_of,
     by_interval,
     claims_cli,
     compare,
+    curves,
     not_worse,
+    values,
 )
 from common.plotting import Figure, colours, panels
 from common.stats import mean_ci, paired_diff
@@ -56,41 +57,42 @@ PUBLISHED: dict[tuple[str, str], tuple[str, str, str, str]] = {  # NLL, Asym, NA
 SMALL, LARGE = 0.1, 0.5  # t below and above, Q6
 
 
-class NoResults(LookupError):
-    """The rows lack what a claim needs."""
-
-
 # -- reading rows ---------------------------------------------------------------------------------
 
 
+def of_model(rows: pd.DataFrame, method: str, task: str, **labels: Any) -> pd.DataFrame:
+    """The rows with these labels; ``lam`` is the judged one unless given."""
+    if method.startswith("qc") and task != "autoencoder":
+        labels.setdefault("lam", LAM[task])
+    for name, value in labels.items():
+        rows = rows[rows[name] == value] if name in rows else rows[:0]
+    return rows
+
+
 def pick(rows: pd.DataFrame, method: str, task: str, metric: str, **labels: Any) -> np.ndarray:
-    """Values in the order of seeds; ``lam`` is the judged one unless given.
+    """Values in the order of seeds.
 
     Raises:
         NoResults: if there are none.
     """
-    chosen = rows[(rows.method == method) & (rows.task == task) & (rows.metric == metric)]
-    if method.startswith("qc") and task != "autoencoder":
-        labels.setdefault("lam", LAM[task])
-    for name, value in labels.items():
-        chosen = chosen[chosen[name] == value] if name in chosen else chosen[:0]
-    if chosen.empty:
+    found = values(of_model(rows, method, task, **labels), task, method, metric)
+    if not len(found):
         raise NoResults(f"no {metric} of {method} on {task}")
-    return chosen.sort_values("seed")["value"].to_numpy(dtype=float)
+    return found
 
 
-def curve_of(rows: pd.DataFrame, method: str, task: str, metric: str, **labels: Any) -> tuple:
-    """Abscissae [T] and values [n_seeds, T] of a curve."""
-    values = pick(rows, method, task, metric, **labels)
-    chosen = rows[(rows.method == method) & (rows.task == task) & (rows.metric == metric)]
-    steps = np.sort(chosen.step.unique())
-    if method.startswith("qc") and task != "autoencoder":
-        labels.setdefault("lam", LAM[task])
-    for name, value in labels.items():
-        chosen = chosen[chosen[name] == value]
-    assert len(values) == len(chosen)
-    table = chosen.pivot(index="seed", columns="step", values="value").sort_index()
-    return steps, table.to_numpy(dtype=float)
+def curve_of(
+    rows: pd.DataFrame, method: str, task: str, metric: str, **labels: Any
+) -> tuple[np.ndarray, np.ndarray]:
+    """Abscissae [T] and values [n_seeds, T] of a curve.
+
+    Raises:
+        NoResults: if there is none.
+    """
+    steps, found = curves(of_model(rows, method, task, **labels), task, method, metric)
+    if not len(found):
+        raise NoResults(f"no {metric} of {method} on {task}")
+    return steps, found
 
 
 def reductions(rows: pd.DataFrame, tasks: tuple[str, ...], metric: str) -> np.ndarray:
@@ -104,27 +106,13 @@ def reductions(rows: pd.DataFrame, tasks: tuple[str, ...], metric: str) -> np.nd
 
 def at_times(rows: pd.DataFrame, method: str, task: str, low: float, high: float) -> np.ndarray:
     """Mean Asym over the noise levels with low < t < high, per seed."""
-    t, values = curve_of(rows, method, task, "asym_at")
-    return values[:, (t > low) & (t < high)].mean(axis=1)
+    t, found = curve_of(rows, method, task, "asym_at")
+    return found[:, (t > low) & (t < high)].mean(axis=1)
 
 
 # -- judges ---------------------------------------------------------------------------------------
 
 
-def needs_rows(judge: Callable[[pd.DataFrame], Judgement]) -> Callable[[pd.DataFrame], Judgement]:
-    """Without the rows that a claim needs (a partial run) it is inconclusive and says so."""
-
-    @functools.wraps(judge)
-    def judged(rows: pd.DataFrame) -> Judgement:
-        try:
-            return judge(rows)
-        except NoResults as missing:
-            return Judgement(INCONCLUSIVE, str(missing))
-
-    return judged
-
-
-@needs_rows
 def q1(rows: pd.DataFrame) -> Judgement:
     """Steps to the mode, the worst seed of each comparison; nothing else is random."""
     steps = {
@@ -139,7 +127,6 @@ def q1(rows: pd.DataFrame) -> Judgement:
     return all_of(parts)
 
 
-@needs_rows
 def q2(rows: pd.DataFrame) -> Judgement:
     """Relative reductions of Asym and NAsym, over 2-D sets and seeds, and on digits."""
     parts = {}
@@ -154,7 +141,6 @@ def q2(rows: pd.DataFrame) -> Judgement:
     return all_of(parts)
 
 
-@needs_rows
 def q3(rows: pd.DataFrame) -> Judgement:
     """NLL of C minus that of U, on at least two of three sets; the score error beside it."""
     verdicts, texts, evidence = [], [], {}
@@ -174,7 +160,6 @@ def q3(rows: pd.DataFrame) -> Judgement:
     return Judgement(verdict, "; ".join(texts), evidence)
 
 
-@needs_rows
 def q4(rows: pd.DataFrame) -> Judgement:
     """NLL of U minus that of QC, not below minus the margin."""
     nats = [
@@ -199,13 +184,12 @@ def q4(rows: pd.DataFrame) -> Judgement:
     return all_of(parts)
 
 
-@needs_rows
 def q5(rows: pd.DataFrame) -> Judgement:
     """Seeds whose field became symmetric while R stayed away from W."""
     ends = {}
     for metric in ("loss", "gap", "untied", "nasym"):
-        _, values = curve_of(rows, "qc", "autoencoder", metric)
-        ends[metric] = (values[:, 0], values[:, -1])
+        _, found = curve_of(rows, "qc", "autoencoder", metric)
+        ends[metric] = (found[:, 0], found[:, -1])
     loss, gap = (ends[m][0] / np.maximum(ends[m][1], 1e-300) for m in ("loss", "gap"))
     untied = ends["untied"][1]
     passed = (loss >= 100) & (gap >= 10) & (untied > 0.3)
@@ -217,7 +201,6 @@ def q5(rows: pd.DataFrame) -> Judgement:
     return compare(float(passed.mean()), 0.8, ours=text, passed=int(passed.sum()))
 
 
-@needs_rows
 def q6(rows: pd.DataFrame) -> Judgement:
     """U's Asym at small t over that at large t (decades), and QC's reduction at small t."""
     parts = {}
@@ -236,7 +219,6 @@ def q6(rows: pd.DataFrame) -> Judgement:
     return all_of(parts)
 
 
-@needs_rows
 def q7(rows: pd.DataFrame) -> Judgement:
     """CIFAR-10, one pair of runs from the same weights."""
     u, qc = pick(rows, "u", "cifar10", "bits"), pick(rows, "qc_est", "cifar10", "bits")
@@ -315,10 +297,10 @@ CLAIMS = [
 def show(rows: pd.DataFrame, method: str, task: str, metric: str, **labels: Any) -> str | None:
     """Mean and interval over seeds, the value of a single one, nothing without rows."""
     try:
-        values = pick(rows, method, task, metric, **labels)
+        found = pick(rows, method, task, metric, **labels)
     except NoResults:
         return None
-    return str(mean_ci(values)) if len(values) > 1 else f"{values[0]:.3g}"
+    return str(mean_ci(found)) if len(found) > 1 else f"{found[0]:.3g}"
 
 
 def show_mean(
@@ -349,14 +331,14 @@ def steps_table(rows: pd.DataFrame) -> Table:
     for kind in ("radial", "rotational"):
         cells = []
         for e in EPSILONS:
-            values = pick(rows, kind, "gaussian", "steps", epsilon=e)
-            same = values.min() == values.max()
-            cells.append(f"{values[0]:.0f}" if same else f"{values.min():.0f}–{values.max():.0f}")
+            found = pick(rows, kind, "gaussian", "steps", epsilon=e)
+            same = found.min() == found.max()
+            cells.append(f"{found[0]:.0f}" if same else f"{found.min():.0f}–{found.max():.0f}")
         body.append([kind, *cells])
         body.append([f"{kind}, paper", *PUBLISHED_STEPS[kind]])
         for name, metric in (("E ½‖u‖²", "error"), ("Asym", "asym"), ("NAsym", "nasym")):
-            values = [pick(rows, kind, "gaussian", metric, epsilon=e)[0] for e in EPSILONS]
-            body.append([f"{kind}: {name}", *(f"{v:.2e}" if v > 1e-20 else "0" for v in values)])
+            found = [pick(rows, kind, "gaussian", metric, epsilon=e)[0] for e in EPSILONS]
+            body.append([f"{kind}: {name}", *(f"{v:.2e}" if v > 1e-20 else "0" for v in found)])
     title = "Example 1: steps to the mode (range over seeds) for errors of equal size"
     return Table(title, ["ε", *(f"{e:g}" for e in EPSILONS)], body)
 
@@ -416,10 +398,10 @@ def autoencoder_table(rows: pd.DataFrame) -> Table:
         "jacobian": "E‖J‖²",
         "angle": "max sin∠(r, w)",
     }
-    curves = {m: curve_of(rows, "qc", "autoencoder", m)[1] for m in names}
+    ends = {m: curve_of(rows, "qc", "autoencoder", m)[1] for m in names}
     body = [
-        [f"seed {i}", *(f"{c[i, 0]:.3g} → {c[i, -1]:.2g}" for c in curves.values())]
-        for i in range(len(curves["loss"]))
+        [f"seed {i}", *(f"{c[i, 0]:.3g} → {c[i, -1]:.2g}" for c in ends.values())]
+        for i in range(len(ends["loss"]))
     ]
     return Table("Autoencoder, L_QC alone: start → end", ["", *names.values()], body)
 
@@ -474,10 +456,10 @@ def examples_figure(rows: pd.DataFrame) -> Figure:
     figure, axes = panels(1, 4, width=3.0, height=2.6)
     colour = {"radial": "#0072B2", "rotational": "#D55E00"}
     for kind in ("radial", "rotational"):
-        values = [pick(rows, kind, "gaussian", "steps", epsilon=e) for e in EPSILONS]
+        found = [pick(rows, kind, "gaussian", "steps", epsilon=e) for e in EPSILONS]
         x = 1e3 * np.array(EPSILONS)
-        for seed in range(len(values[0])):
-            axes[0, 0].plot(x, [v[seed] for v in values], color=colour[kind], alpha=0.5)
+        for seed in range(len(found[0])):
+            axes[0, 0].plot(x, [v[seed] for v in found], color=colour[kind], alpha=0.5)
         axes[0, 0].plot(x, PUBLISHED_STEPS[kind], "k.", markersize=4)
         axes[0, 0].plot([], [], color=colour[kind], label=kind)
     axes[0, 0].plot([], [], "k.", label="paper")
@@ -485,8 +467,8 @@ def examples_figure(rows: pd.DataFrame) -> Figure:
     axes[0, 0].legend()
     names = {"loss": "L_QC", "gap": "‖WRᵀ − RWᵀ‖", "untied": "‖W − R‖"}
     for axis, (metric, name) in zip(axes[0, 1:], names.items(), strict=True):
-        step, values = curve_of(rows, "qc", "autoencoder", metric)
-        axis.plot(step, values.T, color="#D55E00", alpha=0.6)
+        step, found = curve_of(rows, "qc", "autoencoder", metric)
+        axis.plot(step, found.T, color="#D55E00", alpha=0.6)
         axis.set(xlabel="step", ylabel=name)
         if metric != "untied":
             axis.set_yscale("log")
@@ -505,10 +487,10 @@ def asymmetry_figure(rows: pd.DataFrame, tasks: list[str]) -> Figure:
         colour = colours(names, judged)
         for row, metric in enumerate(("asym_at", "nasym_at")):
             for (method, lam), name in zip(shown, names, strict=True):
-                t, values = curve_of(rows, method, task, metric, lam=lam)
+                t, found = curve_of(rows, method, task, metric, lam=lam)
                 axis = axes[row, column]
-                axis.plot(t, values.T, color=colour[name], alpha=0.35, linewidth=0.8)
-                axis.plot(t, values.mean(0), color=colour[name], label=name)
+                axis.plot(t, found.T, color=colour[name], alpha=0.35, linewidth=0.8)
+                axis.plot(t, found.mean(0), color=colour[name], label=name)
             axis.set(yscale="log", xlabel="t", ylabel="Asym" if row == 0 else "NAsym")
         axes[0, column].set_title(SETS.get(task, task))
         axes[0, column].legend(fontsize=6)
@@ -541,7 +523,7 @@ def samples_figure(extras: list[dict[str, Any]]) -> Figure:
 def rotation_figure(extras: list[dict[str, Any]]) -> Figure:
     """Rotation of the fields, the same colours for the models of a set."""
     figure, found = _grid_of([e for e in extras if e["method"] != "c"], 2.6)
-    for task in {task for task, _ in found}:
+    for task in dict.fromkeys(task for task, _ in found):
         top = max(np.quantile(abs(x), 0.98) for (t, _), (_, x) in found.items() if t == task)
         for (t, _), (axis, x) in found.items():
             if t == task:

@@ -21,7 +21,7 @@ from common.flows import Flow
 from common.run import Run
 from common.stacked import seed_generators
 from common.torch_utils import setup
-from papers.ebflow import baselines, method, task
+from papers.ebflow import baselines, method, models, task
 from papers.ebflow.settings import Setting
 from papers.ebflow.train import (
     INITIAL,
@@ -36,6 +36,7 @@ DRAWS = 5  # dequantisations of the test images, the same for every model
 ALPHA, ITERATIONS = 0.02, 1_000  # Langevin imputation in logit space
 IMPUTED, SHOWN = 50, 8  # test images; of which are drawn
 PROPOSALS = 10_000  # samples of the importance estimate of log Z
+FRESH = 5_000  # points on which divergences are measured
 GRID = 64  # points per side of the densities in the figure
 
 
@@ -155,7 +156,8 @@ def evaluate_images(
     logits = before(data.train.double()[None] + torch.rand(data.train.shape, generator=g))[0][0]
     proposal = baselines.Gaussian(logits)
     x = proposal.sample(PROPOSALS, g)
-    energies = torch.cat([method.energy(after, part[None]) for part in x.split(1_000)], 1)
+    parts = [part.expand(len(out.seeds), -1, -1) for part in x.split(1_000)]
+    energies = torch.cat([method.energy(after, part) for part in parts], 1)
     estimate, effective = method.importance_log_Z(energies, proposal.log_prob(x))
     out.add("log_Z_error", estimate - method.log_Z(after)[:, 0])
     out.add("effective_samples", effective)
@@ -163,7 +165,7 @@ def evaluate_images(
 
 def reference_rows(name: str, data: task.Images) -> list[dict[str, Any]]:
     """Gaussians and means, what a flow should beat; they have no seed."""
-    flow = Flow(build_preprocessing(data)).double()
+    flow = Flow(models.preprocessing(data.shape, data.levels, 0.5)).double()
     g = torch.Generator().manual_seed(11)
     train = data.train.double()
     logits = flow((train + torch.rand(train.shape, generator=g))[None])[0][0]
@@ -191,25 +193,18 @@ def reference_rows(name: str, data: task.Images) -> list[dict[str, Any]]:
     ]
 
 
-def build_preprocessing(data: task.Images) -> list[Any]:
-    """The layers before any model of digits."""
-    from papers.ebflow.models import preprocessing
-
-    return preprocessing(data.shape, data.levels, 0.5)
-
-
 # --------------------------------------------------------------------------- points
 
 
 @torch.no_grad()
 def evaluate_points(
-    out: Rows, setting: Setting, flow: Flow, weights: dict[str, list[Tensor]], n: int = 5_000
+    out: Rows, setting: Setting, flow: Flow, weights: dict[str, list[Tensor]]
 ) -> None:
     """KL = E[log p_sigma - log q] and FD = E|grad log p_sigma - s|^2 / 2 on fresh points."""
     density = task.smoothed_density(setting.data, setting.sigma)
     g = torch.Generator().manual_seed(1)
-    clean = task.points(setting.data, 987_654, n)
-    x = clean + setting.sigma * torch.randn(n, 2, generator=g)
+    clean = task.points(setting.data, 987_654, FRESH)
+    x = clean + setting.sigma * torch.randn(FRESH, 2, generator=g)
     log_p, true_score = density.log_prob_and_score(x)
     for name in ("ema", "raw"):
         model = with_weights(flow, weights[name]).double()

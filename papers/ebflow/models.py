@@ -61,7 +61,7 @@ def fc_layers(generators: Generators, dim: int) -> list[Layer]:
 
 
 def cnn_layers(generators: Generators, shape: Shape, kernel: int = 7) -> list[Layer]:
-    """Three blocks of two convolutions, squeezed in between; residual SLR after all but the last."""
+    """Three blocks of two convolutions, squeezed between; residual SLR after all but the last."""
     layers: list[Layer] = []
     for block in range(3):
         if block:
@@ -77,7 +77,7 @@ def cnn_layers(generators: Generators, shape: Shape, kernel: int = 7) -> list[La
 def glow_layers(
     generators: Generators, shape: Shape, *, depth: int = 16, width: int = 512, levels: int = 2
 ) -> list[Layer]:
-    """Levels of squeeze and ``depth`` x [ActNorm, 1x1 convolution, coupling], SplitPrior between."""
+    """Levels of squeeze, ``depth`` x [ActNorm, 1x1 convolution, coupling], SplitPrior between."""
     squeeze = Squeeze(shape)
     shape = squeeze.out_shape
     layers: list[Layer] = [squeeze]

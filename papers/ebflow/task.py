@@ -56,7 +56,7 @@ def images(name: str) -> Images:
     order = np.random.default_rng(0).permutation(len(train))
     train = train[order]
     shape: Shape = (1, 28, 28) if name == "mnist" else (3, 32, 32)
-    parts = [torch.from_numpy(x) for x in (train[:-n_valid], train[-n_valid:], test)]
+    parts = [torch.from_numpy(x.copy()) for x in (train[:-n_valid], train[-n_valid:], test)]
     return Images(*parts, shape=shape, levels=256)
 
 
@@ -129,7 +129,7 @@ def _cifar10() -> tuple[Bytes, Bytes]:
         return np.fromfile(path, np.uint8).reshape(-1, 3073)[:, 1:]  # the first byte: the class
 
     train = np.concatenate([read(f"data_batch_{i}.bin") for i in range(1, 6)])
-    return train, read("test_batch.bin").copy()
+    return train, read("test_batch.bin")
 
 
 def flip_and_shift(x: Tensor, shape: Shape, draws: Tensor, reach: int = 3) -> Tensor:
@@ -207,13 +207,13 @@ def smoothed_density(name: str, sigma: float) -> SmoothedDensity:
     r = SCALES[name]
     std = np.array([sigma, sigma])
     if name == "sine":
-        x, w = _midpoints(-2, 2, 2_000)
+        x, w = _midpoints(-2, 2, 1_000)
         centres = np.stack([x, np.sin(3 * x)], 1)
         std[1] = math.hypot(sigma, 0.25 * r)
     elif name == "swirl":
         # angle 3 pi sqrt(U) has density proportional to the angle
-        angle, w = _midpoints(0, 3 * np.pi, 1_000)
-        centres, w = _jittered(_spiral(angle), w * angle, -0.5, 0.0, 5)
+        angle, w = _midpoints(0, 3 * np.pi, 600)
+        centres, w = _jittered(_spiral(angle), w * angle, -0.5, 0.0, 4)
     else:
         column, row = np.meshgrid(np.arange(-2, 2), np.arange(2), indexing="ij")
         corners = np.stack([column, column % 2 - 2 * row], -1).reshape(-1, 2)

@@ -348,7 +348,10 @@ def cost_table(rows: pd.DataFrame, model: str, title: str, batch: int) -> Table:
     dims = [int(d) for d in timings(rows, "ml", model, batch).columns]
     body = []
     for m in (*LOSSES, "update"):
-        medians = timings(rows, m, model, batch).median()
+        table = timings(rows, m, model, batch)
+        if not len(table):
+            continue
+        medians = table.median()
         cells = [f"{medians[d]:.2f}" for d in dims]
         slope = None
         if model == "fc" and sum(d >= GROWTH_FROM for d in dims) > 1:

@@ -33,7 +33,7 @@ from papers.ebflow.train import (
 )
 
 DRAWS = 5  # dequantisations of the test images, the same for every model
-ALPHA, ITERATIONS = 0.02, 1_000  # Langevin imputation in logit space
+ALPHA, ITERATIONS = 0.5, 2_000  # Langevin imputation in logit space (pilot: chains mix)
 IMPUTED, SHOWN = 50, 8  # test images; of which are drawn
 PROPOSALS = 10_000  # samples of the importance estimate of log Z
 FRESH = 5_000  # points on which divergences are measured

@@ -661,3 +661,46 @@ def test_gaussian_baseline():
 def test_rademacher_is_the_slice():
     v = rademacher(seed_generators((0,), 3), 100, 4)
     assert set(v.unique().tolist()) == {-1.0, 1.0}
+
+
+# ------------------------------------------------------------------ faults of the authors' code
+
+
+def test_constants_inside_logarithms_bias_the_determinant():
+    """The authors' toy layers add 1e-8 (FC) and 1e-6 (ActNorm) inside the log; ours add nothing."""
+    layer = Linear(generators(0), 8).double()
+    layer.map.weight.data = 0.05 * torch.eye(8, dtype=torch.float64)[None]
+    exact = 8 * math.log(0.05)
+    assert layer.log_det().item() == pytest.approx(exact, abs=1e-9)
+    theirs = torch.log(torch.linalg.det(layer.map.weight).abs() + 1e-8).item()
+    assert theirs - exact > 5  # nats
+    norm = ActNorm(1, 2)
+    norm.scale.data.fill_(1e-4)
+    assert norm.log_det().item() == pytest.approx(2 * math.log(1e-4), rel=1e-6)
+    assert torch.log(norm.scale.abs() + 1e-6).sum().item() - norm.log_det().item() > 0.01
+
+
+def test_a_mean_over_data_and_samples_together_halves_sml():
+    """The authors' image SML averages over 2 B entries; the gradient of ML is twice that."""
+    W = torch.linalg.cholesky(SIGMA) + torch.eye(3)
+    x = exact_sample(SIGMA, 1_000)
+
+    def gradient(reduce):
+        free = W.clone().requires_grad_()
+        result = method.sml(linear_flow(free), x, seed_generators((3,), 2))
+        (g,) = torch.autograd.grad(reduce(result.loss), free)
+        return g
+
+    ours = gradient(lambda loss: loss.mean())
+    theirs = gradient(lambda loss: loss.sum() / (2 * loss.shape[1]))
+    torch.testing.assert_close(theirs, ours / 2)
+
+
+def test_base_density_is_normalised_in_any_dimension():
+    """The authors' toy energy has the Gaussian's constant of two dimensions throughout."""
+    for dim in (1, 2, 5):
+        u = torch.randn(1, 4, dim)
+        expected = torch.distributions.Normal(0, 1).log_prob(u).sum(-1)
+        torch.testing.assert_close(method.log_base(u), expected)
+        theirs = -0.5 * u.square().sum(-1) - math.log(2 * math.pi)
+        assert torch.allclose(theirs, expected) == (dim == 2)

@@ -12,6 +12,7 @@ from common.claims import (
     CONTRADICTED,
     Claim,
     Judgement,
+    NoResults,
     Table,
     all_of,
     by_interval,
@@ -67,15 +68,27 @@ def pick(
 def timings(rows: pd.DataFrame, method: str, model: str, batch: int) -> pd.DataFrame:
     """Milliseconds [repeats x dimensions] of a loss."""
     chosen = rows[(rows.metric == "ms") & (rows.method == method) & (rows.task == model)]
+    if len(chosen):
+        chosen = chosen[chosen["batch"] == batch]
     if not len(chosen):
         return pd.DataFrame()
-    chosen = chosen[chosen["batch"] == batch]
     return chosen.pivot_table(index="repeat", columns="dim", values="value")
 
 
 def milliseconds(rows: pd.DataFrame, method: str, model: str, batch: int, dim: int) -> float:
     """Median over the repeats."""
-    return float(timings(rows, method, model, batch)[dim].median())
+    table = timings(rows, method, model, batch)
+    if dim not in table:
+        raise NoResults(f"no timing of {NAMES[method]} at D = {dim}, batch {batch}")
+    return float(table[dim].median())
+
+
+def needed(rows: pd.DataFrame, method: str, metric: str, *where: str) -> np.ndarray:
+    """``pick``, of two seeds or more."""
+    values = pick(rows, method, metric, *where)
+    if len(values) < 2:
+        raise NoResults(f"{NAMES[method]}: {metric} of fewer than two seeds")
+    return values
 
 
 # -- judges -----------------------------------------------------------------------------------
@@ -99,11 +112,11 @@ def better_than(theirs: np.ndarray, ours: np.ndarray, threshold: float) -> Judge
 
 def on_par(rows: pd.DataFrame) -> Judgement:
     """C1: ML - SSM > -0.15 and ML - DSM > -0.40 bits per dimension."""
-    ml = pick(rows, "ml", "bits_per_dim")
+    ml = needed(rows, "ml", "bits_per_dim")
     return all_of(
         {
             f"{NAMES[name]}, margin {margin}": better_than(
-                ml, pick(rows, name, "bits_per_dim"), -margin
+                ml, needed(rows, name, "bits_per_dim"), -margin
             )
             for name, margin in MARGIN.items()
         }
@@ -115,7 +128,9 @@ def map_is_necessary(rows: pd.DataFrame) -> Judgement:
     return all_of(
         {
             NAMES[name]: better_than(
-                pick(rows, f"{name}-nomap", "bits_per_dim"), pick(rows, name, "bits_per_dim"), 0.0
+                needed(rows, f"{name}-nomap", "bits_per_dim"),
+                needed(rows, name, "bits_per_dim"),
+                0.0,
             )
             for name in ("ssm", "dsm")
         }
@@ -124,7 +139,7 @@ def map_is_necessary(rows: pd.DataFrame) -> Judgement:
 
 def map_tames_gradients(rows: pd.DataFrame) -> Judgement:
     """C3: median gradient norm of the SSM loss over the first 1000 steps, ratio at least 5."""
-    without, ours = (pick(rows, m, "gradient_norm") for m in ("ssm-nomap", "ssm"))
+    without, ours = (needed(rows, m, "gradient_norm") for m in ("ssm-nomap", "ssm"))
     ratio = ratio_of_means(without, ours, paired=True)
     text = f"{without.mean():.3g} against {ours.mean():.3g}, ratio {ratio}"
     return by_interval(ratio, 5.0, ours=text)
@@ -176,7 +191,7 @@ def toy_on_par(rows: pd.DataFrame) -> Judgement:
     return all_of(
         {
             f"{NAMES[name]} on {task}": better_than(
-                pick(rows, "ml", "kl", task), pick(rows, name, "kl", task), -KL_MARGIN
+                needed(rows, "ml", "kl", task), needed(rows, name, "kl", task), -KL_MARGIN
             )
             for task in POINTS
             for name in ("ssm", "dsm")
@@ -188,7 +203,7 @@ def mnist_bits(rows: pd.DataFrame) -> Judgement:
     """C7: MNIST, FC, within 0.03 bits per dimension of the paper; best validation epoch."""
     parts = {}
     for name in ("ssm", "dsm", "fdssm"):
-        ours = pick(rows, name, "bits_per_dim", "mnist-fc", weights="best")
+        ours = needed(rows, name, "bits_per_dim", "mnist-fc", "best")
         away = float(abs(ours.mean() - PAPER_BITS[name]))
         parts[NAMES[name]] = compare(away, 0.03, above=False, ours=f"{ours.mean():.3f}")
     return all_of(parts)
@@ -197,6 +212,8 @@ def mnist_bits(rows: pd.DataFrame) -> Judgement:
 def exponent(rows: pd.DataFrame, method: str, batch: int) -> Interval:
     """Growth exponent of a step's time in D, FC model, from D = 512."""
     table = timings(rows, method, "fc", batch)
+    if sum(dim >= GROWTH_FROM for dim in table) < 2:
+        raise NoResults(f"no growth of {NAMES[method]} without two dimensions from {GROWTH_FROM}")
     return loglog_slope(table.columns.to_numpy(), table.to_numpy(), GROWTH_FROM)
 
 
@@ -412,23 +429,23 @@ def cost_figure(rows: pd.DataFrame) -> Figure:
     figure, axes = panels(1, 2 * len(sizes), width=2.7, height=2.9)
     places = [(model, batch) for model in ("fc", "cnn") for batch in sizes]
     for axis, (model, batch) in zip(axes.flat, places, strict=True):
+        ends = {}
         for m in LOSSES:
             table = timings(rows, m, model, batch)
             dims, medians = table.columns.to_numpy(float), table.median().to_numpy()
             style = "--" if m in ("ml", "sml") else "-"
             axis.loglog(dims, medians, style, color=COLOURS[m], marker="o", ms=3, label=NAMES[m])
-            if m == "ml":
-                end, top = dims[-1], medians[-1]
-        near = np.array([end / 3, end])
-        for power in (2, 3):
-            axis.loglog(near, 1.6 * top * (near / end) ** power, ":", color="#999999", lw=1)
+            ends[m] = medians[-1]
+        near = dims[-1] * np.array([0.4, 1.0])
+        for power, end in ((3, 1.5 * max(ends.values())), (2, min(ends.values()) / 1.6)):
+            guide = end * (near / near[1]) ** power
+            axis.loglog(near, guide, ":", color="#888888", lw=1)
             axis.annotate(
-                f"$D^{power}$",
-                (near[0], 1.6 * top * (near[0] / end) ** power),
-                fontsize=7,
-                color="#777777",
-                ha="right",
+                f"$D^{power}$", (near[0], guide[0]), fontsize=7, color="#666666", ha="right"
             )
+        shown = dims if len(dims) < 5 else dims[::2]
+        axis.set_xticks(shown, [f"{d:.0f}" for d in shown], fontsize=7)
+        axis.minorticks_off()
         axis.set(xlabel="dimension D", title=f"{model.upper()}, batch {batch}")
     axes[0, 0].set(ylabel="ms per step")
     axes[0, 0].legend(fontsize=7)

@@ -14,17 +14,13 @@ from papers.dlsm.method import Network, cross_entropy
 Loss = tuple[Tensor, dict[str, Tensor]]
 
 
-def cross_entropy_loss(
-    classifier: Network, x: Tensor, y: Tensor, sigma: Tensor, z: Tensor
-) -> Loss:
+def cross_entropy_loss(classifier: Network, x: Tensor, y: Tensor, sigma: Tensor, z: Tensor) -> Loss:
     """The base method: L_CE of a noise-conditional classifier, the mean over samples. [S]."""
     ce = cross_entropy(classifier(x + sigma * z, sigma), y).mean(-1)
     return ce, {"ce": ce}
 
 
-def score_loss(
-    score: Network, x: Tensor, sigma: Tensor, z: Tensor, weight: float = 1.0
-) -> Loss:
+def score_loss(score: Network, x: Tensor, sigma: Tensor, z: Tensor, weight: float = 1.0) -> Loss:
     """Denoising score matching: E 1/2 ||sigma^w s(x~, sigma) + sigma^(w-1) z||^2. [S].
 
     On all data it is stage 1, the prior score that every classifier is combined with. On the data

@@ -1,12 +1,12 @@
-"""Denoising likelihood score matching (Chao et al., arXiv 2203.14206): losses, guidance, Langevin.
+"""Denoising likelihood score matching (Chao et al., arXiv 2203.14206): losses and guidance.
 
-Noise: x~ = x + sigma z. By Bayes' rule the posterior score is a likelihood score plus a prior score,
+Noise: x~ = x + sigma z. By Bayes' rule a posterior score is a likelihood score plus a prior score,
     grad log p_sigma(x~ | y) = grad log p_sigma(y | x~) + grad log p_sigma(x~),
-the first from a classifier theta, the second from a score model phi that is trained before and frozen.
+the first from a classifier theta, the second from a score model phi, trained before and frozen.
 
-Shapes: S training seeds are stacked in front of everything, samples and seeds do not see each other.
-    x, z, scores [S, B, D] · sigma [S, B, 1] (or a scalar) · y [S, B] · logits [S, B, C] · losses [S, B]
-A classifier is called as classifier(x, sigma) -> logits, a score model as prior(x, sigma) -> [S, B, D].
+Shapes: S training seeds are stacked in front of everything; seeds and samples are independent.
+    x, z, scores [S, B, D] · sigma [S, B, 1] or a scalar · y, losses [S, B] · logits [S, B, C]
+A network is called with (x, sigma): a classifier gives logits, a score model scores.
 """
 
 from __future__ import annotations

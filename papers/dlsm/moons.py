@@ -36,7 +36,7 @@ class Oracle:
         return torch.stack([score for _, score in self._classes(at, sigma)])
 
     def likelihood(self, at: Tensor, sigma: float) -> Tensor:
-        """grad log p_sigma(y | x~) of every class, the posterior score less the prior's. [C, N, D]."""
+        """grad log p_sigma(y | x~) of every class: posterior less prior score. [C, N, D]."""
         return self.posterior(at, sigma) - self.prior(at, sigma)
 
     def log_probability(self, at: Tensor, sigma: float) -> Tensor:
@@ -78,6 +78,11 @@ class Measures:
         self.true_posterior = oracle.posterior(self.points, SIGMA)  # [C, N, D]
         self.true_prior = oracle.prior(self.points, SIGMA)  # [N, D]
 
+    @property
+    def true_likelihood(self) -> Tensor:
+        """grad log p_sigma(y | x~) on the grid. [C, N, D]."""
+        return self.true_posterior - self.true_prior
+
     def prior_error(self, prior: Network) -> Tensor:
         """Mean distance of s(x; phi) to the true prior score on the grid. [S]."""
         return distance(self.priors(prior), self.true_prior)
@@ -91,8 +96,7 @@ class Measures:
     ) -> tuple[Tensor, Tensor]:
         """D_L and D_P on the grid of alpha grad log p(y|x; theta), by class. [S, C] each."""
         likelihood = alpha * self.likelihoods(classifier)  # [S, C, N, D]
-        true_likelihood = self.true_posterior - self.true_prior
-        d_l = distance(likelihood, true_likelihood)
+        d_l = distance(likelihood, self.true_likelihood)
         return d_l, self.posterior_error(likelihood + self.priors(prior).unsqueeze(1))
 
     def likelihoods(self, classifier: Network) -> Tensor:
@@ -123,6 +127,22 @@ class Measures:
         """Mean -log p(y | x~) over `noisy`. [S]."""
         x, y, sigma = self.noisy
         return cross_entropy(classifier(x, sigma), y).mean(-1).cpu()
+
+    def bayes_cross_entropy(self, n: int = 5_000) -> Tensor:
+        """What the Bayes classifier reaches on the first n draws of `noisy`. [S]."""
+        data = self.oracle.x.to(self.device)
+        first = self.oracle.y.to(self.device) == 0  # the classes are equally large
+        losses = []
+        for x, y, sigma in zip(*(part[:, :n].split(1) for part in self.noisy), strict=True):
+            for at, label, level in zip(
+                x[0].split(500), y[0].split(500), sigma[0].split(500), strict=True
+            ):
+                square = torch.cdist(at, data, compute_mode="donot_use_mm_for_euclid_dist").square()
+                exponent = -square / (2 * level**2)
+                classes = (exponent[:, first], exponent[:, ~first])
+                logits = torch.stack([part.logsumexp(-1) for part in classes], dim=-1)
+                losses.append(cross_entropy(logits, label))
+        return torch.cat(losses).view(len(self.seeds), -1).mean(-1).cpu()
 
     @cached_property
     def dense(self) -> tuple[Tensor, Tensor, Tensor]:

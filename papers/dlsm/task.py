@@ -209,9 +209,7 @@ def score_network(
     if task.name == "moons":
         return ToyNet(generators, 2, 2)
     if task.name == "digits":
-        return DigitsNet(
-            generators, 64, 64, task.sigma_min, task.sigma_max, divide_by_sigma=True
-        )
+        return DigitsNet(generators, 64, 64, task.sigma_min, task.sigma_max, divide_by_sigma=True)
     from papers.dlsm.networks_large import ncsnpp
 
     return ncsnpp(generators, sizes or ImageNetworks())
@@ -224,9 +222,7 @@ def classifier_network(
     if task.name == "moons":
         return ToyNet(generators, 2, 2)
     if task.name == "digits":
-        return DigitsNet(
-            generators, 64, 10, task.sigma_min, task.sigma_max, divide_by_sigma=False
-        )
+        return DigitsNet(generators, 64, 10, task.sigma_min, task.sigma_max, divide_by_sigma=False)
     from papers.dlsm.networks_large import noisy_resnet
 
     return noisy_resnet(generators, task.n_classes, sizes or ImageNetworks())

@@ -72,6 +72,8 @@ class Config:
     samples: int = 0  # evaluation: generated points per class
     sampler_steps: int = 0  # evaluation: noise levels (PC) or Langevin steps (moons)
     cas_steps: int = 0  # evaluation: training steps of the network that is trained on samples
+    sample_batch: int = 500  # evaluation: images generated at a time
+    inception: bool = False  # evaluation on CIFAR: FID, IS, features by Inception (torch-fidelity)
     images: ImageNetworks = field(default_factory=ImageNetworks)  # sizes of CIFAR's networks
 
 
@@ -87,9 +89,15 @@ def resolve(cfg: Config) -> Task:
         raise UserError("posterior score matching (a score model per class) is for moons only")
     if cfg.task.startswith("cifar") and len(cfg.seed) > 1:
         raise UserError("CIFAR trains one seed per job; networks this large are not stacked")
+    if (cfg.weights or cfg.inception) and not cfg.task.startswith("cifar"):
+        raise UserError("--weights and --inception are for CIFAR")
+    if cfg.weights and cfg.method != "score":
+        raise UserError("--weights are those of the score model: --method score")
     task = make_task(cfg.task)
     stage = "score_" if cfg.method in SCORE_METHODS else ""
-    given: dict[str, Any] = {f"{stage}{name}": getattr(cfg, name) for name in ("steps", "batch", "lr")}
+    given: dict[str, Any] = {
+        f"{stage}{name}": getattr(cfg, name) for name in ("steps", "batch", "lr")
+    }
     given |= {name: getattr(cfg, name) for name in ("samples", "sampler_steps", "cas_steps")}
     changes = {name: value for name, value in given.items() if value}
     if cfg.weight is not None:
@@ -116,7 +124,7 @@ def load_prior(cfg: Config, task: Task, device: torch.device) -> nn.Module:
     folder = prior_folder(cfg)
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"there is no score model in {folder}; train it with --method score, name it with --prior"
+            f"there is no score model in {folder}; train it (--method score) or name it (--prior)"
         )
     run = Run.load(folder)
     made = run.config(Config)
@@ -125,13 +133,17 @@ def load_prior(cfg: Config, task: Task, device: torch.device) -> nn.Module:
             f"{folder} holds {made.method} of {made.task}, seeds {made.seed}; "
             f"this run needs the score model of {cfg.task}, seeds {cfg.seed}"
         )
-    net = score_network(task, seed_generators(cfg.seed, SCORE), made.images)
+    net = network(made, task)
     net.load_state_dict(run.final()["net"])
     return net.to(device).eval().requires_grad_(False)
 
 
 def network(cfg: Config, task: Task) -> nn.Module:
     """What this run trains, with its initial weights; classifiers start from the same ones."""
+    if cfg.weights:
+        from papers.dlsm.networks_large import pretrained
+
+        return pretrained(cfg.weights)
     if cfg.method == "posterior":
         return score_network(task, class_generators(cfg.seed, task, POSTERIOR))
     if cfg.method == "score":
@@ -190,12 +202,7 @@ def train(cfg: Config) -> None:
     stage_1 = cfg.method in SCORE_METHODS
     steps, batch = (task.score_steps, task.score_batch) if stage_1 else (task.steps, task.batch)
     if cfg.weights:
-        from papers.dlsm.networks_large import pretrained
-
-        run.restore()
-        run.finish({"net": pretrained(cfg.weights).state_dict()})
-        return
-
+        steps = 0  # trained already
     net = network(cfg, task).to(device)
     prior = nn.Identity() if stage_1 else load_prior(cfg, task, device)
     every = torch.arange(len(x), device=device)

@@ -92,9 +92,7 @@ def test_a_wrong_label_breaks_the_identity():
 def bayes_classifier(x, sigma):
     """Logits log sum_{i in c} N(x~; x_i, sigma^2): differentiable, exact."""
     square = (x.unsqueeze(-2) - FOUR_X).square().sum(-1) / (-2 * float(sigma) ** 2)
-    return torch.stack(
-        [torch.logsumexp(square[..., FOUR_Y == c], dim=-1) for c in (0, 1)], dim=-1
-    )
+    return torch.stack([torch.logsumexp(square[..., FOUR_Y == c], dim=-1) for c in (0, 1)], dim=-1)
 
 
 @pytest.mark.parametrize("sigma", [0.5, 1.0, 3.0])
@@ -293,7 +291,9 @@ def test_constant_logits_leave_the_prior_s_own_loss():
 
 def test_weights_multiply_by_sigma_to_the_2w():
     """The authors' comment has 1 / sigma^(2w); the loss, theirs and ours, multiplies."""
-    g, s, z = torch.randn(3, 1, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(7))
+    g, s, z = torch.randn(
+        3, 1, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(7)
+    )
     plain, weighted = (dlsm_loss(g, s, 0.3, z, w) for w in (0.0, 2.0))
     torch.testing.assert_close(weighted, 0.3**4 * plain)
     torch.testing.assert_close(plain, 0.5 * (g + s + z / 0.3).square().sum(-1))

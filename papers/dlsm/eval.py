@@ -22,7 +22,7 @@ from common.stacked import randn, seed_generators
 from common.torch_utils import setup
 from papers.dlsm import judges
 from papers.dlsm.method import guided, langevin
-from papers.dlsm.moons import SIGMA, Measures, Oracle
+from papers.dlsm.moons import SIGMA, Measures, Oracle, exact
 from papers.dlsm.task import Task, as_float, load
 from papers.dlsm.train import Config, load_prior, network, resolve
 
@@ -69,8 +69,8 @@ def guidance(cfg: Config, task: Task) -> dict[str, float]:
 def evaluate_moons(cfg: Config, task: Task, net: nn.Module, device: torch.device, run: Run) -> Rows:
     """D_L, D_P, cross-entropy, samples at SIGMA; curves from the run's metrics."""
     out = Rows(cfg)
-    oracle = Oracle(*load("moons"))
-    measures = Measures(oracle, cfg.seed, device)
+    oracle = exact()
+    measures = Measures(oracle, cfg.seed, cfg.draws, device)
     if cfg.method == "score":
         out.add("score", "prior_error", measures.prior_error(net))
         out.add("oracle", "fresh_ce", measures.bayes_cross_entropy())
@@ -142,7 +142,7 @@ def exact_samples(oracle: Oracle, c: int, cfg: Config, task: Task, stream: int =
 
 def moons_samples(out: Rows, method: str, samples: list[Tensor], task: Task) -> None:
     """Precision and recall against fresh noisy points; share of samples on the wrong side."""
-    oracle = Oracle(*load("moons"))
+    oracle = exact()
     values: dict[str, list[Tensor]] = {}
     for c, x in enumerate(samples):
         reference = exact_samples(oracle, c, out.cfg, task, REFERENCE)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -11,6 +11,7 @@ from torch import Tensor
 from common.score import noise_level, parzen
 from common.stacked import rand, randint, randn
 from papers.dlsm.method import Network, cross_entropy, likelihood_score
+from papers.dlsm.task import load
 
 SIGMA = 7.5  # noise level of the evaluation [code]
 SIDE, HALF_WIDTH, HALF_HEIGHT = 35, 40.0, 25.0  # the grid [paper]
@@ -47,9 +48,21 @@ class Oracle:
         ]
         return torch.log_softmax(torch.stack(joint, dim=-1), dim=-1)
 
+    @cached_property
+    def on_grid(self) -> tuple[Tensor, Tensor]:
+        """Prior [N, D] and posterior scores [C, N, D] on the paper's grid at SIGMA."""
+        points = grid()
+        return self.prior(points, SIGMA), self.posterior(points, SIGMA)
+
     def _classes(self, at: Tensor, sigma: float) -> list[tuple[Tensor, Tensor]]:
         x = self.x.double()
         return [parzen(at.double(), x[self.y == c], sigma) for c in range(self.n_classes)]
+
+
+@cache
+def exact() -> Oracle:
+    """The oracle of the training data."""
+    return Oracle(*load("moons"))
 
 
 def grid() -> Tensor:
@@ -70,13 +83,12 @@ class Measures:
         self,
         oracle: Oracle,
         seeds: tuple[int, ...],
-        device: torch.device | str = "cpu",
         draws: int = 20_000,
+        device: torch.device | str = "cpu",
     ) -> None:
-        self.oracle, self.seeds, self.device, self.draws = oracle, seeds, device, draws
+        self.oracle, self.seeds, self.draws, self.device = oracle, seeds, draws, device
         self.points, self.sigma = grid(), torch.tensor(SIGMA, device=device)
-        self.true_posterior = oracle.posterior(self.points, SIGMA)  # [C, N, D]
-        self.true_prior = oracle.prior(self.points, SIGMA)  # [N, D]
+        self.true_prior, self.true_posterior = oracle.on_grid  # [N, D], [C, N, D]
 
     @property
     def true_likelihood(self) -> Tensor:
@@ -148,8 +160,9 @@ class Measures:
     def dense(self) -> tuple[Tensor, Tensor, Tensor]:
         """Draws of p_sigma(x~, y) at SIGMA and their true likelihood scores."""
         g = [torch.Generator().manual_seed(8_000_009 + seed) for seed in self.seeds]
-        rows = randint(g, len(self.oracle.x), 2_000)
-        x, y = self.oracle.x[rows] + SIGMA * randn(g, 2_000, 2), self.oracle.y[rows]
+        n = self.draws // 20
+        rows = randint(g, len(self.oracle.x), n)
+        x, y = self.oracle.x[rows] + SIGMA * randn(g, n, 2), self.oracle.y[rows]
         truth = self.oracle.likelihood(x.flatten(0, 1), SIGMA)
         truth = truth.gather(0, y.flatten()[None, :, None].expand(1, -1, 2))[0]
         return x, y, truth.view(x.shape)

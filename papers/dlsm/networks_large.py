@@ -83,7 +83,7 @@ def pretrained(name: str) -> nn.Module:
     folder = Path(os.environ.get("PAPERS_DATA", "$PAPERS_DATA")) / name
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} holds no model that diffusers saved (config.json, safetensors)")
-    unet = UNet2DModel.from_pretrained(folder, use_safetensors=True)
+    unet = UNet2DModel.from_pretrained(folder, use_safetensors=True, low_cpu_mem_usage=False)
     if unet.config.time_embedding_type != "fourier":
         raise UserError(f"{folder} is no variance-exploding model: its embedding is not fourier")
     return Flat(Score(unet))

@@ -47,7 +47,7 @@ class Task:
     steps: int = 60_000  # [code: 40,000 on moons]
     batch: int = 150  # [code: 4,000 on moons]
     warm_up: int = 0  # [code: 1,000 on CIFAR-100]
-    clip: float = 0.0  # largest gradient norm per seed, both stages; 0: none [code: 1 on CIFAR]
+    clip: float = 0.0  # largest gradient norm, both stages; 0: none [code: 1 on CIFAR]
     # evaluation
     alphas: tuple[float, ...] = (10.0,)  # scaled guidance [code: 10 on CIFAR]
     k: int = 3  # neighbours of precision and recall [code: 5 on moons]

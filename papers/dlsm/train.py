@@ -22,7 +22,6 @@ from common.run import Run
 from common.score import noise_level
 from common.stacked import (
     adam,
-    clip_grad_norm_per_seed,
     generator_states,
     rand,
     randn,
@@ -32,7 +31,7 @@ from common.stacked import (
 from common.torch_utils import setup
 from papers.dlsm.baselines import cross_entropy_loss, score_loss
 from papers.dlsm.method import total_loss
-from papers.dlsm.moons import Measures, Oracle
+from papers.dlsm.moons import Measures, exact
 from papers.dlsm.task import (
     TASKS,
     ImageNetworks,
@@ -72,6 +71,7 @@ class Config:
     samples: int = 0  # evaluation: generated points per class
     sampler_steps: int = 0  # evaluation: noise levels (PC) or Langevin steps (moons)
     cas_steps: int = 0  # evaluation: training steps of the network that is trained on samples
+    draws: int = 20_000  # evaluation on moons: fresh noisy points for the cross-entropy
     sample_batch: int = 500  # evaluation: images generated at a time
     inception: bool = False  # evaluation on CIFAR: FID, IS, features by Inception (torch-fidelity)
     images: ImageNetworks = field(default_factory=ImageNetworks)  # sizes of CIFAR's networks
@@ -217,7 +217,7 @@ def train(cfg: Config) -> None:
     ema = Ema(parameters, task.score_ema) if stage_1 and task.score_ema else None
     measures = None
     if task.name == "moons" and not stage_1:
-        measures = Measures(Oracle(x.cpu(), y.cpu()), cfg.seed, device)
+        measures = Measures(exact(), cfg.seed, cfg.draws, device)
 
     step = 0
     if state := run.restore():
@@ -266,7 +266,7 @@ def train(cfg: Config) -> None:
         optimiser.zero_grad(set_to_none=True)
         loss.sum().backward()  # seeds share no parameters
         if task.clip:
-            clip_grad_norm_per_seed(parameters, task.clip)
+            nn.utils.clip_grad_norm_(parameters, task.clip)  # CIFAR: one seed
         optimiser.step()
         if ema is not None:
             ema.update()

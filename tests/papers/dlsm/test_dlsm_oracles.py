@@ -18,7 +18,7 @@ from papers.dlsm.method import (
     posterior_score,
     total_loss,
 )
-from papers.dlsm.moons import SIGMA, Oracle, grid
+from papers.dlsm.moons import SIGMA, Oracle, exact, grid
 from papers.dlsm.task import load
 
 torch.set_num_threads(1)
@@ -157,8 +157,8 @@ def test_tweedie_the_oracle_denoises_into_the_hull():
     x, y = load("moons")
     assert x.shape == (10_000, 2) and y.bincount().tolist() == [5_000, 5_000]
     assert x.mean(0).abs().max() < 1e-4 and 29 < x[:, 0].max() < 31  # centred, times 20
-    oracle, points = Oracle(x, y), grid().double()
-    mean = points + SIGMA**2 * oracle.prior(points, SIGMA)
+    points = grid().double()
+    mean = points + SIGMA**2 * exact().on_grid[0]
     assert (mean >= x.min(0).values - 1e-6).all() and (mean <= x.max(0).values + 1e-6).all()
     # the posterior mean by its definition, at a corner where densities are about 1e-8
     corner = points[:1]
@@ -175,12 +175,12 @@ def test_the_published_oracle_is_biased_far_from_the_data():
     kernel = kernel / (2 * math.pi * SIGMA**2)
     numerator = (kernel @ data - kernel.sum(1, keepdim=True) * points) / SIGMA**2 / len(data)
     published = numerator / (kernel.mean(1, keepdim=True) + 1e-8)
-    exact = Oracle(x, y).posterior(points, SIGMA)[0]
-    error = (published - exact).norm(dim=-1)
+    truth = exact().on_grid[1][0]
+    error = (published - truth).norm(dim=-1)
     density = kernel.mean(1)
     assert error[density > 1e-5].max() < 2e-3
     assert error.max() > 0.2 and density[error.argmax()] < 1e-7
-    assert (numerator / kernel.mean(1, keepdim=True) - exact).abs().max() < 1e-6
+    assert (numerator / kernel.mean(1, keepdim=True) - truth).abs().max() < 1e-6
 
 
 def test_no_gradient_reaches_the_score_model():
@@ -358,7 +358,7 @@ def test_the_published_moons_sampler_heats_up_and_moves_too_far():
 
 def test_parzen_posteriors_mix_to_the_prior():
     x, y = load("moons")
-    oracle, points = Oracle(x, y), grid()[::37]
+    oracle, points = exact(), grid()[::37]
     shares = oracle.log_probability(points, SIGMA).exp()
     mixed = torch.einsum("nc,cnd->nd", shares, oracle.posterior(points, SIGMA))
     torch.testing.assert_close(mixed, oracle.prior(points, SIGMA))

@@ -276,6 +276,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
         metrics |= {"cw_precision": "cw precision", "cw_recall": "cw recall"}
         metrics |= {"cw_density": "cw density", "cw_coverage": "cw coverage"}
         metrics |= {"precision": "precision", "recall": "recall", "mmd2": "MMD²"}
+        metrics |= {f"relative_d_l@{s}": f"D_L, σ = {s}" for s in ("0.5", "1", "2")}
         metrics |= {"fid": "FID", "inception_score": "IS"}
         metrics = {m: n for m, n in metrics.items() if (rows.metric == m).any()}
         body = [[NAMES[m], *(show(pick(rows, m, x, task)) for x in metrics)] for m in found]

@@ -18,11 +18,11 @@ from common import ve_sde
 from common.cli import run_cli
 from common.run import Run
 from common.sample_metrics import prdc
-from common.stacked import randn, seed_generators
+from common.stacked import randint, randn, seed_generators
 from common.torch_utils import setup
 from papers.dlsm import judges
-from papers.dlsm.method import guided, langevin
-from papers.dlsm.moons import SIGMA, Measures, Oracle, exact
+from papers.dlsm.method import guided, langevin, likelihood_score
+from papers.dlsm.moons import SIGMA, Measures, Oracle, distance, exact
 from papers.dlsm.task import Task, as_float, load
 from papers.dlsm.train import Config, load_prior, network, resolve
 
@@ -163,8 +163,11 @@ def moons_samples(out: Rows, method: str, samples: list[Tensor], task: Task) -> 
 def evaluate_images(cfg: Config, task: Task, net: nn.Module, device: torch.device) -> Rows:
     """Class-conditional samples of every seed, judged; with `score`, real images judged alike."""
     out = Rows(cfg)
-    judge = make_judge(cfg, task, device)
-    fid = judges.inception(device) if cfg.inception else None
+    extract = judges.inception(device) if cfg.inception else None
+    judge = make_judge(cfg, task, device, extract)
+    fid = None
+    if extract is not None:
+        fid = judges.inception_metrics(extract, as_float(load(task.name)[0]).to(device))
     if cfg.method == "score":
         x, y = (part.to(device) for part in load(task.name))
         picked = torch.cat([torch.where(y == c)[0][: task.samples] for c in range(task.n_classes)])
@@ -172,6 +175,8 @@ def evaluate_images(cfg: Config, task: Task, net: nn.Module, device: torch.devic
         out.add("real", "judge_accuracy", [judges.accuracy(judge.classifier, judge.x, judge.y)])
         return out
     prior = load_prior(cfg, task, device)
+    if task.name == "digits":
+        digits_errors(out, net, cfg, task, device)
     y = torch.arange(task.n_classes, device=device).repeat_interleave(task.samples)
     for method, alpha in guidance(cfg, task).items():
         x = torch.cat(list(sample_classes(net, prior, alpha, cfg, task, device)), dim=1)
@@ -180,6 +185,28 @@ def evaluate_images(cfg: Config, task: Task, net: nn.Module, device: torch.devic
         shown = x[0].view(task.n_classes, task.samples, task.dim)[:10, :8]
         out.keep(method, "images", shown * (16 if task.name == "digits" else 255), 0)
     return out
+
+
+def digits_errors(out: Rows, net: nn.Module, cfg: Config, task: Task, device: torch.device) -> None:
+    """Mean distance of alpha grad log p(y|x~) to the exact score, over the exact score's size.
+
+    Exact means that of the smoothed training images, at (x~, y) drawn from them.
+    """
+    x, y = load(task.name)
+    oracle = Oracle(x, y, task.n_classes)
+    generators = seed_generators(cfg.seed, REFERENCE)
+    for sigma in (0.5, 1.0, 2.0):
+        rows = randint(generators, len(x), 400)
+        noisy, labels = x[rows] + sigma * randn(generators, 400, task.dim), y[rows]
+        truth = oracle.likelihood(noisy.flatten(0, 1), sigma)  # [C, S * 400, D]
+        at = labels.flatten()[None, :, None].expand(1, -1, task.dim)
+        truth = truth.gather(0, at)[0].view(noisy.shape)
+        level = torch.tensor(sigma, device=device)
+        found, _ = likelihood_score(net, noisy.to(device), labels.to(device), level)
+        size = truth.norm(dim=-1).mean(-1)
+        for method, alpha in guidance(cfg, task).items():
+            error = distance(alpha * found.cpu(), truth) / size
+            out.add(method, f"relative_d_l@{sigma:g}", error)
 
 
 def sample_classes(
@@ -201,7 +228,9 @@ def sample_classes(
         yield torch.cat(parts, dim=1)
 
 
-def make_judge(cfg: Config, task: Task, device: torch.device) -> judges.Judge:
+def make_judge(
+    cfg: Config, task: Task, device: torch.device, extract: judges.Inception | None
+) -> judges.Judge:
     """Real images and the networks trained on them; the same for every method and seed."""
     x, y = (part.to(device) for part in load(task.name))
     held_x, held_y = (part.to(device) for part in load(task.name, "held-out"))
@@ -219,9 +248,8 @@ def make_judge(cfg: Config, task: Task, device: torch.device) -> judges.Judge:
         seed=12_345,
     )
     features = classifier.features
-    if cfg.inception:
-        pool = judges.inception(device)
-        features = lambda images: pool(images)[0]  # noqa: E731
+    if extract is not None:
+        features = lambda images: extract(images)[0]  # noqa: E731
     cas = (task.cas_steps, lr, batch, width)
     return judges.Judge(
         task.name, task.n_classes, held_x, held_y, classifier, features, task.k, cas
@@ -234,18 +262,14 @@ def report(
     samples: list[Tensor],
     y: Tensor,
     judge: judges.Judge,
-    fid: Callable[[Tensor], tuple[Tensor, Tensor]] | None,
+    fid: Callable[[Tensor], dict[str, float]] | None,
 ) -> None:
     """Rows of the samples of each seed; `real` images count once, for the first seed."""
     values: dict[str, list[float]] = {}
     for seed, x in zip(out.cfg.seed, samples, strict=False):
         metrics = judge.metrics(x, y, seed)
         if fid is not None:
-            pooled = judges.in_batches(lambda part: fid(part)[0], x, 100)
-            logits = judges.in_batches(lambda part: fid(part)[1], x, 100)
-            real = judges.in_batches(lambda part: fid(part)[0], judge.x, 100)
-            metrics["fid"] = judges.frechet_distance(real, pooled)
-            metrics["inception_score"] = judges.inception_score(logits)
+            metrics |= fid(x)
         for name, value in metrics.items():
             values.setdefault(name, []).append(value)
     for name, column in values.items():

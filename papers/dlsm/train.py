@@ -226,6 +226,8 @@ def train(cfg: Config) -> None:
         optimiser.load_state_dict(state["optimiser"])
         restore_generators(generators, state["generators"])
         torch.set_rng_state(state["global"])
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state["cuda"])
         if ema is not None:
             ema.load_state_dict(state["ema"])
 
@@ -236,6 +238,7 @@ def train(cfg: Config) -> None:
             "optimiser": optimiser.state_dict(),
             "generators": generator_states(generators),
             "global": torch.get_rng_state(),
+            "cuda": torch.cuda.get_rng_state() if device.type == "cuda" else None,
             "ema": None if ema is None else ema.state_dict(),
         }
 

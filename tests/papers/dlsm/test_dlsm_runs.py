@@ -1,13 +1,17 @@
 """Two stages, stacked seeds, resuming, evaluation, claims; CIFAR on tiny stand-ins."""
 
 import dataclasses
+import itertools
 import json
 import math
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import tyro
 
 from common.claims import judge_all, long_form
 from common.errors import UserError
@@ -198,6 +202,25 @@ def test_errors_say_what_to_do(tmp_path, root):
             train.resolve(Config(**changes))
 
 
+@pytest.mark.parametrize("scale", ["smoke", "default", "gpu", "paper"])
+def test_every_job_of_the_manifest_can_start(scale):
+    table = tomllib.loads((Path(train.__file__).parent / "paper.toml").read_text())
+    for stage in table["scales"][scale]["stages"]:
+        flags = ["--seed", "0"]
+        for key, value in stage.get("args", {}).items():
+            items = value if isinstance(value, list) else [value]
+            flags += [f"--{key}"] if value is True else [f"--{key}", *map(str, items)]
+        for method, task in itertools.product(stage["methods"], stage["tasks"]):
+            cfg = tyro.cli(Config, args=["--method", method, "--task", task, *flags])
+            resolved = train.resolve(cfg)
+            steps = resolved.score_steps if method in train.SCORE_METHODS else resolved.steps
+            assert steps == (cfg.steps or getattr(make_task(task), steps_of(method)))
+
+
+def steps_of(method):
+    return "score_steps" if method in train.SCORE_METHODS else "steps"
+
+
 # ------------------------------------------------------------------ networks
 
 
@@ -372,7 +395,7 @@ def cifar(tmp_path, monkeypatch):
 
 
 def tiny(root, method, **changes):
-    sizes = {"steps": 2, "batch": 4, "samples": 4, "sampler_steps": 1, "cas_steps": 2}
+    sizes = {"steps": 2, "batch": 4, "samples": 4, "sampler_steps": 1, "cas_steps": 1}
     return config(root, method, (0,), "cifar10", images=TINY, **{**sizes, **changes})
 
 
@@ -400,6 +423,23 @@ def test_cifar_from_score_model_to_verdict(cifar, tmp_path):
     assert not frozen.training
     at = torch.rand(1, 2, 3072)
     assert torch.equal(frozen(at, torch.tensor(1.0)), frozen(at, torch.tensor(1.0)))
+
+
+def test_inception_metrics_at_the_paper_scale(cifar, tmp_path, monkeypatch):
+    """With a random projection for Inception: what is compared with what."""
+    seen = []
+
+    def stand_in(device):
+        weight = torch.randn(3072, 6, generator=torch.Generator().manual_seed(0))
+        return lambda x: (seen.append(len(x)), (x @ weight, x @ weight))[1]
+
+    monkeypatch.setattr(judges, "inception", stand_in)
+    cfg = tiny(tmp_path, "score", inception=True, samples=10)
+    train.train(cfg)
+    evaluate(EvalConfig(run=cfg.out))
+    table = values(cfg).set_index("metric").value
+    assert table["fid"] == pytest.approx(0.0, abs=1e-3)  # all training images against themselves
+    assert table["inception_score"] > 1.0 and seen[0] == 100
 
 
 def test_cifar_score_model_resumes_with_its_dropout(cifar, tmp_path, monkeypatch):

@@ -33,7 +33,7 @@ from papers.ebflow.train import (
 )
 
 DRAWS = 5  # dequantisations of the test images, the same for every model
-ALPHA, ITERATIONS = 0.5, 2_000  # Langevin imputation in logit space (pilot: chains mix)
+ALPHA = 0.5  # step of the Langevin imputation in logit space: its chains mix within 2000 steps
 IMPUTED, SHOWN = 50, 8  # test images; of which are drawn
 PROPOSALS = 10_000  # samples of the importance estimate of log Z
 FRESH = 5_000  # points on which divergences are measured
@@ -95,7 +95,7 @@ def rmse(x: Tensor, truth: Tensor, missing: Tensor) -> Tensor:
 
 
 def impute(
-    flow: Flow, data: task.Images, seeds: tuple[int, ...]
+    flow: Flow, data: task.Images, seeds: tuple[int, ...], iterations: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Langevin in logit space from the training mean.
 
@@ -112,7 +112,7 @@ def impute(
     total = torch.zeros(len(seeds), *truth.shape)
 
     def watch(step: int, state: Tensor) -> None:
-        if step >= ITERATIONS // 2:
+        if step >= iterations // 2:
             total.add_(before.inverse(state) - 0.5)
 
     last = method.langevin_impute(
@@ -121,15 +121,20 @@ def impute(
         missing,
         seed_generators(seeds, 4),
         alpha=ALPHA,
-        steps=ITERATIONS,
+        steps=iterations,
         watch=watch,
     )
-    mean = total / (ITERATIONS - ITERATIONS // 2)
+    mean = total / (iterations - iterations // 2)
     return truth[None], before.inverse(last) - 0.5, mean, missing
 
 
 def evaluate_images(
-    out: Rows, setting: Setting, flow: Flow, weights: dict[str, list[Tensor]], device: torch.device
+    out: Rows,
+    setting: Setting,
+    flow: Flow,
+    weights: dict[str, list[Tensor]],
+    device: torch.device,
+    langevin: int,
 ) -> None:
     """Likelihoods of the test images; on digits also imputation and importance sampling."""
     data = task.images(setting.data)
@@ -143,7 +148,7 @@ def evaluate_images(
         return
     model = with_weights(flow, weights["ema"])
 
-    truth, last, mean, missing = impute(model, data, out.seeds)
+    truth, last, mean, missing = impute(model, data, out.seeds, langevin)
     out.add("rmse_sample", rmse(last, truth, missing))
     out.add("rmse_mean", rmse(mean, truth, missing))
     shown = [truth[0, :SHOWN], last[0, :SHOWN], mean[0, :SHOWN]]
@@ -280,7 +285,7 @@ def evaluate(cfg: EvalConfig) -> None:
                 steps = [line["step"] for line in checks]
                 label = {**out.label, "seed": seed, "metric": "valid_bits_per_dim"}
                 out.rows.append({**label, "step": steps, "value": curve})
-        evaluate_images(out, setting, flow, weights, device)
+        evaluate_images(out, setting, flow, weights, device, train_cfg.langevin)
         if train_cfg.method == "ml" and setting.data == "digits":
             out.rows += reference_rows(train_cfg.task, data)
     else:

@@ -62,7 +62,7 @@ SETTINGS: dict[str, Setting] = {
             lr=1e-3,
             drop=0.7,
             batch=512,
-            steps=2_500,
+            steps=3_000,
             sigma=0.375,
             xi=0.1,
             clip=1.0,
@@ -132,6 +132,7 @@ SETTINGS: dict[str, Setting] = {
 }
 
 OVERRIDES: dict[str, dict[str, dict[str, Any]]] = {  # task -> method -> what differs
+    **{name: {m: {"lr": 3e-3} for m in ("ml", "sml")} for name in ("sine", "swirl")},
     "mnist-fc": _CLIP5,
     "mnist-cnn": {**_CLIP5, **_DECAYED},
     "paper-sine": {

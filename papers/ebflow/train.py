@@ -53,6 +53,7 @@ class Config:
     xi: float | None = None  # FDSSM's radius
     clip: float | None = None  # largest gradient norm, per seed
     evaluations: int = 20  # validation likelihoods along the run (images)
+    langevin: int = 2_000  # evaluation: iterations of the imputation (digits)
 
 
 def resolve(cfg: Config) -> Setting:

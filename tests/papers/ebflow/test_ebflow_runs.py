@@ -189,7 +189,7 @@ def test_flips_and_shifts():
 
 
 def config(tmp_path, name="run", **changes):
-    values = {"method": "ssm", "seed": (0, 1), "steps": 12, "evaluations": 3}
+    values = {"method": "ssm", "seed": (0, 1), "steps": 12, "evaluations": 3, "langevin": 4}
     return Config(**{**values, **changes, "out": tmp_path / name})
 
 
@@ -350,7 +350,7 @@ def test_likelihood_uses_the_same_noise_for_every_model():
 
 @pytest.fixture
 def quick(monkeypatch):
-    for name, value in (("ITERATIONS", 4), ("IMPUTED", 9), ("PROPOSALS", 200), ("GRID", 12)):
+    for name, value in (("IMPUTED", 9), ("PROPOSALS", 200), ("GRID", 12)):
         monkeypatch.setattr(evaluation, name, value)
     for name, value in (("FRESH", 300), ("DRAWS", 2)):
         monkeypatch.setattr(evaluation, name, value)

@@ -10,12 +10,15 @@ import pandas as pd
 from common.claims import (
     Claim,
     Judgement,
+    NoResults,
     Table,
     all_of,
     by_interval,
     claims_cli,
     compare,
+    curves,
     not_worse,
+    values,
 )
 from common.plotting import Figure, colours, curve, panels
 from common.stats import mean_ci, paired_diff, ratio_of_means
@@ -47,18 +50,15 @@ PAPER_CIFAR10 = {  # CAS, class-wise precision, recall, coverage
 
 
 def pick(rows: pd.DataFrame, method: str, metric: str, task: str = "moons") -> np.ndarray:
-    """One value per seed, in the order of seeds; on moons the mean of both classes."""
-    chosen = rows[(rows.method == method) & (rows.metric == metric) & (rows.task == task)]
-    if "label" in chosen:
-        chosen = chosen[chosen.label.isna() | (chosen.label == -1)]
-    return chosen.sort_values("seed")["value"].to_numpy(dtype=float)
+    """One value per seed, in the order of seeds; on moons the mean of both classes.
 
-
-def curves(rows: pd.DataFrame, method: str, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [T] and values [n_seeds, T] of a training curve on moons."""
-    chosen = rows[(rows.method == method) & (rows.metric == f"{metric}_curve")]
-    table = chosen.pivot(index="seed", columns="step", values="value")
-    return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
+    Raises:
+        NoResults: if there are none, or one where an interval is needed (all but CIFAR).
+    """
+    found = values(rows, task, method, metric)
+    if len(found) < (1 if task.startswith("cifar") else 2):
+        raise NoResults(f"{len(found)} values of {metric} of {method} on {task}")
+    return found
 
 
 # -- judges -----------------------------------------------------------------------------------
@@ -104,8 +104,10 @@ def error_grows(rows: pd.DataFrame) -> Judgement:
     """D5: over the training of CE, D_L rises while cross-entropy falls."""
     parts = {}
     for name, metric, sign in (("D_L", "d_l", 1), ("cross-entropy", "fresh_ce", -1)):
-        _, values = curves(rows, "base", metric)
-        first, last = values[:, 0], values[:, -1]
+        _, table = curves(rows, "moons", "base", f"{metric}_curve")
+        if len(table) < 2:
+            raise NoResults(f"{len(table)} curves of {metric}")
+        first, last = table[:, 0], table[:, -1]
         text = f"{first.mean():.3f} to {last.mean():.3f}"
         parts[f"{name} {'rises' if sign > 0 else 'falls'}"] = by_interval(
             paired_diff(sign * last, sign * first), ours=text
@@ -243,11 +245,12 @@ CLAIMS = [
 # -- tables -----------------------------------------------------------------------------------
 
 
-def show(values: np.ndarray) -> str | None:
+def show(rows: pd.DataFrame, method: str, metric: str, task: str = "moons") -> str | None:
     """Mean and interval, or the value itself when there is one seed."""
-    if len(values) == 0:
+    found = values(rows, task, method, metric)
+    if len(found) == 0:
         return None
-    return str(mean_ci(values)) if len(values) > 1 else f"{values[0]:.3f}"
+    return str(mean_ci(found)) if len(found) > 1 else f"{found[0]:.3f}"
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:
@@ -259,14 +262,14 @@ def tables(rows: pd.DataFrame) -> list[Table]:
         body = []
         for method in found:
             paper = PAPER_MOONS.get(method, (None, None, None, None))
-            ours = {metric: show(pick(rows, method, metric)) for metric in metrics}
+            ours = {metric: show(rows, method, metric) for metric in metrics}
             cells = [ours["d_p"], paper[0], ours["d_l"], paper[1], ours["dense_d_l"]]
             cells += [ours["precision"], paper[2], ours["recall"], paper[3]]
             body.append([NAMES[method], *cells, ours["swap_rate"], ours["fresh_ce"]])
         columns = ["method", "D_P", "paper", "D_L", "paper", "D_L where data are"]
         columns += ["precision", "paper", "recall", "paper", "swapped", "cross-entropy"]
         result.append(Table("Moons at σ = 7.5, means of both classes", columns, body))
-        error = show(pick(rows, "score", "prior_error"))
+        error = show(rows, "score", "prior_error")
         result.append(Table("Score model", ["", "error on the grid"], [["prior score", error]]))
     for task in ("digits", "cifar10", "cifar100"):
         found = [name for name in NAMES if ((rows.method == name) & (rows.task == task)).any()]
@@ -279,7 +282,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
         metrics |= {f"relative_d_l@{s}": f"D_L, σ = {s}" for s in ("0.5", "1", "2")}
         metrics |= {"fid": "FID", "inception_score": "IS"}
         metrics = {m: n for m, n in metrics.items() if (rows.metric == m).any()}
-        body = [[NAMES[m], *(show(pick(rows, m, x, task)) for x in metrics)] for m in found]
+        body = [[NAMES[m], *(show(rows, m, x, task) for x in metrics)] for m in found]
         result.append(
             Table(f"Class-conditional samples: {task}", ["method", *metrics.values()], body)
         )
@@ -314,8 +317,8 @@ def curves_figure(rows: pd.DataFrame) -> Figure:
     titles |= {"fresh_ce": "cross-entropy on fresh noise"}
     for axis, (metric, title) in zip(axes[0], titles.items(), strict=True):
         for method in methods:
-            steps, values = curves(rows, method, metric)
-            curve(axis, steps, values, label=NAMES[method], color=colour[method])
+            steps, table = curves(rows, "moons", method, f"{metric}_curve")
+            curve(axis, steps, table, label=NAMES[method], color=colour[method])
         axis.set(xlabel="steps", title=title, ylim=(0, None))
     axes[0, 0].legend()
     return figure

@@ -44,11 +44,11 @@ class Rows:
     def __init__(self, cfg: Config) -> None:
         self.cfg, self.rows, self.extras = cfg, [], []
 
-    def add(self, method: str, metric: str, values: Any, **labels: Any) -> None:
+    def add(self, method: str, metric: str, values: Any) -> None:
         """One row per seed; fewer values than seeds belong to the first ones."""
         for seed, value in zip(self.cfg.seed, values, strict=False):
             key = {"method": method, "task": self.cfg.task, "seed": seed, "metric": metric}
-            self.rows.append({**key, "value": float(value), **labels})
+            self.rows.append({**key, "value": float(value)})
 
     def keep(self, method: str, name: str, data: Tensor, digits: int) -> None:
         """An array of the first seed for a figure."""
@@ -114,10 +114,10 @@ def one_class(net: nn.Module, c: int, n_classes: int) -> nn.Module:
 
 
 def by_class(out: Rows, method: str, metric: str, values: Tensor) -> None:
-    """Rows of each class, and of their mean (class = -1). values: [S, C]."""
+    """Rows of each class (metric@class) and of their mean (metric). values: [S, C]."""
     for c, column in enumerate(values.T):
-        out.add(method, metric, column, label=c)
-    out.add(method, metric, values.mean(-1), label=-1)
+        out.add(method, f"{metric}@{c}", column)
+    out.add(method, metric, values.mean(-1))
 
 
 def run_langevin(

@@ -81,7 +81,7 @@ def fit(
         y: labels [N].
         steps: Adam steps.
         lr: learning rate.
-        batch: images per step.
+        batch: images per step, at most as many as there are.
         seed: of the weights and batches.
     """
     generator = torch.Generator(x.device).manual_seed(seed)
@@ -90,7 +90,8 @@ def fit(
         net = make().to(x.device)
     optimiser = torch.optim.Adam(net.parameters(), lr=lr)
     for _ in range(steps):
-        rows = torch.randint(len(x), (batch,), generator=generator, device=x.device)
+        size = (min(batch, len(x)),)
+        rows = torch.randint(len(x), size, generator=generator, device=x.device)
         loss = F.cross_entropy(net(x[rows]), y[rows])
         optimiser.zero_grad(set_to_none=True)
         loss.backward()

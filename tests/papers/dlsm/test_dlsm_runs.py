@@ -14,6 +14,7 @@ import torch
 import tyro
 
 from common.claims import judge_all, long_form
+from common.claims import values as values_of
 from common.errors import UserError
 from common.run import Run
 from common.stacked import seed_generators
@@ -266,7 +267,7 @@ def test_moons_from_training_to_verdicts(root):
     assert pick(rows, "oracle", "precision").min() > 0.7  # 20 points
     assert pick(rows, "oracle", "swap_rate").max() < 0.35
     assert pick(rows, "oracle", "fresh_ce") == pytest.approx([0.0252, 0.0252], abs=0.012)
-    steps, curve = claims.curves(rows, "base", "d_l")
+    steps, curve = claims.curves(rows, "moons", "base", "d_l_curve")
     assert steps.tolist() == [0, 12]
     assert curve[:, 0] == pytest.approx([0.15, 0.15], abs=0.03)  # untrained
     assert curve[:, 1] == pytest.approx(pick(rows, "base", "d_l"))
@@ -288,8 +289,8 @@ def test_digits_from_training_to_figure(root):
         tables.append(json.loads((cfg.out / "eval.json").read_text()))
     rows = long_form([row for table in tables for row in table["rows"]])
     assert set(rows.method) == {"real", "base", "scaling-3", "scaling-10", "total"}
-    assert pick(rows, "real", "cas_logistic", "digits").shape == (1,)
-    assert pick(rows, "real", "cas_logistic", "digits")[0] > 0.8  # 200 real images
+    (logistic,) = values_of(rows, "digits", "real", "cas_logistic")
+    assert logistic > 0.8  # 200 real images
     for method in ("base", "scaling-10", "total"):
         for metric in ("cas_cnn", "cw_recall", "cw_coverage", "mmd2"):
             assert len(pick(rows, method, metric, "digits")) == 2

@@ -136,7 +136,7 @@ SETTINGS: dict[str, Setting] = {
 }
 
 OVERRIDES: dict[str, dict[str, dict[str, Any]]] = {  # task -> method -> what differs
-    **{name: _TOY_RATES for name in ("sine", "swirl")},
+    **dict.fromkeys(("sine", "swirl"), _TOY_RATES),
     "mnist-fc": _CLIP5,
     "mnist-cnn": {**_CLIP5, **_DECAYED},
     "paper-sine": {

@@ -48,6 +48,10 @@ class Setting:
 
 
 _CLIP5 = {"fdssm": {"clip": 5.0}, "fdssm-nomap": {"clip": 5.0}}
+_TOY_RATES = {  # of {3e-4, 1e-3, 3e-3}, by pilots
+    **{m: {"lr": 3e-3} for m in ("ml", "sml")},
+    **{m: {"lr": 3e-4} for m in ("ssm", "fdssm")},
+}
 _DECAYED = {m: {"weight_decay": 1e-5} for m in ("ml", "sml", "dsm", "dsm-nomap")}
 
 SETTINGS: dict[str, Setting] = {
@@ -132,7 +136,7 @@ SETTINGS: dict[str, Setting] = {
 }
 
 OVERRIDES: dict[str, dict[str, dict[str, Any]]] = {  # task -> method -> what differs
-    **{name: {m: {"lr": 3e-3} for m in ("ml", "sml")} for name in ("sine", "swirl")},
+    **dict.fromkeys(("sine", "swirl"), _TOY_RATES),
     "mnist-fc": _CLIP5,
     "mnist-cnn": {**_CLIP5, **_DECAYED},
     "paper-sine": {

@@ -6,16 +6,15 @@ hyperparameters; it holds no results and no state.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.errors import UserError, choose
+from common.errors import choose
+from common.image_sets import image_set
 from papers.dlsm.networks import DigitsNet, ToyNet
 
 TASKS = ("moons", "digits", "cifar10", "cifar100")
@@ -154,34 +153,11 @@ def digits(split: str) -> tuple[Tensor, Tensor]:
 def cifar(name: str, split: str) -> tuple[Tensor, Tensor]:
     """CIFAR as uint8 [N, 3072], channels first, from $PAPERS_DATA or by the library `datasets`.
 
-    $PAPERS_DATA/cifar-10-batches-bin or cifar-100-binary is the published binary version: a label
-    byte (CIFAR-100: coarse and fine) and 3,072 pixel bytes per image.
-
     Raises:
         UserError: if neither is at hand.
     """
-    ten = name == "cifar10"
-    root = Path(os.environ.get("PAPERS_DATA", "$PAPERS_DATA"))
-    folder = root / ("cifar-10-batches-bin" if ten else "cifar-100-binary")
-    if folder.is_dir():
-        train = sorted(folder.glob("data_batch_*.bin")) if ten else [folder / "train.bin"]
-        held_out = [folder / ("test_batch.bin" if ten else "test.bin")]
-        paths = train if split == "train" else held_out
-        raw = np.concatenate([np.fromfile(p, np.uint8) for p in paths])
-        labels = 1 if ten else 2
-        raw = raw.reshape(-1, labels + 3072)
-        return torch.from_numpy(raw[:, labels:]), torch.from_numpy(raw[:, labels - 1]).long()
-    try:
-        from datasets import load_dataset
-    except ModuleNotFoundError as error:
-        raise UserError(
-            f"{name} is not in {folder}; put the published binary version there, "
-            "or install 'datasets', which downloads it"
-        ) from error
-    table = load_dataset(f"uoft-cs/{name}", split="train" if split == "train" else "test")
-    images = np.stack([np.asarray(image) for image in table["img"]])  # [N, 32, 32, 3]
-    x = torch.from_numpy(images).permute(0, 3, 1, 2).flatten(1).contiguous()
-    return x, torch.tensor(table["label" if ten else "fine_label"])
+    x, y = image_set(name, "train" if split == "train" else "test")
+    return torch.from_numpy(x.copy()), torch.from_numpy(y)
 
 
 def as_float(x: Tensor) -> Tensor:

@@ -1,17 +1,10 @@
-"""The data: digits, MNIST and CIFAR-10 as integers, points in the plane with their exact density.
-
-MNIST (idx files) and CIFAR-10 (its binary version) are read from ``$PAPERS_DATA`` if they are
-there, else fetched by the package ``datasets``.
-"""
+"""The data: images as integers, points in the plane with their exact density."""
 
 from __future__ import annotations
 
-import gzip
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common.digits import LEVELS, splits
-from common.errors import UserError
+from common.image_sets import image_set
 from common.toy_data import checkerboard
 from papers.ebflow.layers import Shape
 
@@ -51,85 +44,13 @@ def images(name: str) -> Images:
     if name == "digits":
         parts = [torch.from_numpy(s.x.astype(np.uint8)) for s in splits().values()]
         return Images(*parts, shape=(1, 8, 8), levels=LEVELS)
-    train, test = _mnist() if name == "mnist" else _cifar10()
+    train, test = (image_set(name, split)[0] for split in ("train", "test"))
     n_valid = 10_000 if len(train) > 20_000 else len(train) // 5  # (tests bring tiny files)
     order = np.random.default_rng(0).permutation(len(train))
     train = train[order]
     shape: Shape = (1, 28, 28) if name == "mnist" else (3, 32, 32)
     parts = [torch.from_numpy(x.copy()) for x in (train[:-n_valid], train[-n_valid:], test)]
     return Images(*parts, shape=shape, levels=256)
-
-
-Bytes = NDArray[np.uint8]
-
-
-def _folder(name: str) -> Path | None:
-    root = os.environ.get("PAPERS_DATA")
-    path = Path(root) / name if root else None
-    return path if path is not None and path.is_dir() else None
-
-
-def _fetch(repository: str, column: str, name: str) -> tuple[Bytes, Bytes]:
-    """Both parts of an image data set of the Hugging Face hub, channels last, as they are."""
-    where = f"$PAPERS_DATA/{name}"
-    try:
-        import datasets
-
-        parts = datasets.load_dataset(repository)
-    except Exception as error:  # no package, no network, no such data: the same remedy
-        raise UserError(
-            f"{name} is neither at {where} nor could it be fetched from {repository} "
-            f"({type(error).__name__}); papers/ebflow/README.md says which files to put there"
-        ) from error
-    train, test = (np.stack([np.asarray(x) for x in parts[p][column]]) for p in ("train", "test"))
-    return train, test
-
-
-def _mnist() -> tuple[Bytes, Bytes]:
-    """[N, 784] of both parts: train-images-idx3-ubyte and t10k-images-idx3-ubyte, .gz or not."""
-    folder = _folder("mnist")
-    if folder is not None:
-        train, test = (read_idx(folder / f"{p}-images-idx3-ubyte") for p in ("train", "t10k"))
-    else:
-        train, test = _fetch("ylecun/mnist", "image", "mnist")
-    return train.reshape(len(train), -1), test.reshape(len(test), -1)
-
-
-def read_idx(path: Path) -> Bytes:
-    """An idx3 file of unsigned bytes (or the same with .gz). [N, rows, columns].
-
-    Raises:
-        UserError: if it is missing or not such a file.
-    """
-    packed = path.with_name(path.name + ".gz")
-    if path.is_file():
-        data = path.read_bytes()
-    elif packed.is_file():
-        data = gzip.decompress(packed.read_bytes())
-    else:
-        raise UserError(f"{path} is missing; download it (or its .gz) and put it there")
-    sizes = np.frombuffer(data[4:16], ">u4").astype(int) if len(data) >= 16 else [0]
-    if data[:4] != b"\x00\x00\x08\x03" or len(data) != 16 + math.prod(sizes):
-        raise UserError(f"{path} is no whole idx3 file of bytes; download it again")
-    return np.frombuffer(data, np.uint8, offset=16).reshape(*sizes)
-
-
-def _cifar10() -> tuple[Bytes, Bytes]:
-    """[N, 3072] of both parts: data_batch_1.bin .. 5 and test_batch.bin of the binary version."""
-    folder = _folder("cifar10")
-    if folder is None:
-        fetched = _fetch("uoft-cs/cifar10", "img", "cifar10")
-        train, test = (x.transpose(0, 3, 1, 2).reshape(len(x), -1) for x in fetched)
-        return train, test
-
-    def read(name: str) -> Bytes:
-        path = folder / name
-        if not path.is_file() or path.stat().st_size % 3073:
-            raise UserError(f"{path} is missing or damaged; take CIFAR-10's binary version")
-        return np.fromfile(path, np.uint8).reshape(-1, 3073)[:, 1:]  # the first byte: the class
-
-    train = np.concatenate([read(f"data_batch_{i}.bin") for i in range(1, 6)])
-    return train, read("test_batch.bin")
 
 
 def flip_and_shift(x: Tensor, shape: Shape, draws: Tensor, reach: int = 3) -> Tensor:

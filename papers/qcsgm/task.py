@@ -13,6 +13,7 @@ from torch import Tensor
 
 from common import digits
 from common.files import find_data
+from common.image_sets import image_set
 from common.stacked import rand, randint
 from common.toy_data import checkerboard
 
@@ -100,20 +101,7 @@ def image_bytes(task: str, split: str) -> NDArray[np.uint8]:
         UserError: if a file is not there; it says what to obtain.
     """
     if task in ("cifar10", "cifar100"):
-        name, labels = ("cifar-10", 1) if task == "cifar10" else ("cifar-100", 2)
-        folder = find_data(
-            f"{name}-batches-bin" if labels == 1 else f"{name}-binary",
-            f"{name} in its binary version",
-            f"unpack {name}-binary.tar.gz of https://www.cs.toronto.edu/~kriz/cifar.html",
-        )
-        names = {
-            ("cifar10", "train"): [f"data_batch_{i}.bin" for i in range(1, 6)],
-            ("cifar10", "test"): ["test_batch.bin"],
-            ("cifar100", "train"): ["train.bin"],
-            ("cifar100", "test"): ["test.bin"],
-        }[task, split]
-        parts = [np.fromfile(folder / n, np.uint8).reshape(-1, labels + 3072) for n in names]
-        return np.concatenate(parts)[:, labels:]
+        return image_set(task, split)[0]
     if task == "svhn":
         from scipy.io import loadmat
 

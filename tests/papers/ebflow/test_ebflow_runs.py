@@ -1,10 +1,8 @@
 """Data and exact densities, training with stacked seeds, resuming, evaluation, cost, claims."""
 
 import functools
-import gzip
 import json
 import math
-import sys
 
 import numpy as np
 import pandas as pd
@@ -106,71 +104,17 @@ def test_evaluation_under_a_laplace_base_would_not_be_the_trained_density():
     assert gaussian - laplace == pytest.approx(0.072, abs=0.005)
 
 
-def test_mnist_is_read_from_idx_files(tmp_path, monkeypatch):
-    monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
-    folder = tmp_path / "mnist"
-    folder.mkdir()
+def test_images_are_split_once_for_all(monkeypatch):
     rng = np.random.default_rng(0)
-    for part, n in (("train", 20), ("t10k", 5)):
-        data = rng.integers(0, 256, (n, 28, 28), dtype=np.uint8)
-        header = b"\x00\x00\x08\x03" + np.array([n, 28, 28], ">u4").tobytes()
-        raw = header + data.tobytes()
-        if part == "train":
-            (folder / "train-images-idx3-ubyte.gz").write_bytes(gzip.compress(raw))
-        else:
-            (folder / "t10k-images-idx3-ubyte").write_bytes(raw)
-            last = data
-    loaded = task.images("mnist")
+    sets = {"train": rng.integers(0, 256, (20, 3072)), "test": rng.integers(0, 256, (5, 3072))}
+    monkeypatch.setattr(task, "image_set", lambda name, split: (sets[split].astype(np.uint8), None))
+    loaded = task.images("cifar10")
     assert [len(x) for x in (loaded.train, loaded.valid, loaded.test)] == [16, 4, 5]
-    assert (loaded.dim, loaded.levels, loaded.train.dtype) == (784, 256, torch.uint8)
-    assert np.array_equal(loaded.test.numpy(), last.reshape(5, -1))
-    (folder / "t10k-images-idx3-ubyte").write_bytes(raw[:-1])
-    with pytest.raises(UserError, match="no whole idx3 file"):
-        task.images("mnist")
-    (folder / "t10k-images-idx3-ubyte").unlink()
-    with pytest.raises(UserError, match="missing"):
-        task.images("mnist")
-
-
-def test_cifar_is_read_from_its_binary_version(tmp_path, monkeypatch):
-    monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
-    folder = tmp_path / "cifar10"
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    names = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
-    for name in names:
-        rng.integers(0, 256, (4, 3073), dtype=np.uint8).tofile(folder / name)
-    loaded = task.images("cifar10")
-    assert [len(x) for x in (loaded.train, loaded.valid, loaded.test)] == [16, 4, 4]
-    assert loaded.shape == (3, 32, 32)
-    whole = np.fromfile(folder / "test_batch.bin", np.uint8).reshape(4, 3073)
-    assert np.array_equal(loaded.test.numpy(), whole[:, 1:])
-    (folder / "data_batch_3.bin").unlink()
-    with pytest.raises(UserError, match="binary version"):
-        task.images("cifar10")
-
-
-def test_missing_data_say_where_they_belong(tmp_path, monkeypatch):
-    monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
-    monkeypatch.setitem(sys.modules, "datasets", None)
-    with pytest.raises(UserError, match=r"mnist is neither at \$PAPERS_DATA/mnist"):
-        task.images("mnist")
-
-
-def test_data_of_the_hub_have_the_same_order(tmp_path, monkeypatch):
-    monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
-    rng = np.random.default_rng(0)
-    pixels = rng.integers(0, 256, (2, 6, 32, 32, 3), dtype=np.uint8)
-
-    class Hub:
-        @staticmethod
-        def load_dataset(repository):
-            assert repository == "uoft-cs/cifar10"
-            return {"train": {"img": list(pixels[0])}, "test": {"img": list(pixels[1])}}
-
-    monkeypatch.setitem(sys.modules, "datasets", Hub)
-    loaded = task.images("cifar10")
-    assert np.array_equal(loaded.test[0].view(3, 32, 32).numpy(), pixels[1, 0].transpose(2, 0, 1))
+    assert (loaded.dim, loaded.levels, loaded.train.dtype) == (3072, 256, torch.uint8)
+    both = torch.cat((loaded.train, loaded.valid)).long()
+    assert sorted(both.tolist()) == sorted(sets["train"].tolist())
+    assert torch.equal(loaded.valid, task.images("cifar10").valid)
+    assert np.array_equal(loaded.test.numpy(), sets["test"])
 
 
 def test_flips_and_shifts():

@@ -66,6 +66,25 @@ def divergence(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
     return s.detach(), trace.detach()
 
 
+def hutchinson(v: Tensor) -> Callable[[Field, Tensor], tuple[Tensor, Tensor]]:
+    """Hutchinson's estimator of ``divergence``: v^T J v of one backward pass.
+
+    Unbiased for draws v with covariance I; Rademacher's have the least variance.
+
+    Args:
+        v: one draw per row, of the shape of x. [..., D]
+    """
+
+    def estimate(field: Field, x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            s = field(x)
+            (JTv,) = torch.autograd.grad((s * v).sum(), x)
+        return s.detach(), (JTv * v).sum(-1)
+
+    return estimate
+
+
 def parzen(
     x: Tensor, data: Tensor, sigma: float, entries: int = 4_000_000
 ) -> tuple[Tensor, Tensor]:

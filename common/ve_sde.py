@@ -17,9 +17,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from common.score import divergence, noise_level
+from common.score import Field, noise_level
+from common.score import divergence as exact_divergence
 
 Score = Callable[[Tensor, Tensor], Tensor]
+Divergence = Callable[[Field, Tensor], tuple[Tensor, Tensor]]
 Method = Literal["RK23", "RK45", "DOP853", "Radau", "BDF", "LSODA"]
 
 
@@ -151,11 +153,17 @@ def ode_log_likelihood(
     atol: float = 1e-5,
     t_start: float = 1e-5,
     method: Method = "RK45",
+    divergence: Divergence = exact_divergence,
 ) -> tuple[Tensor, OdeResult]:
-    """log p_0(x) = log p_1(x_1) + integral of div(-1/2 g^2 s) dt, with the exact divergence.
+    """log p_0(x) = log p_1(x_1) + integral of div(-1/2 g^2 s) dt.
 
     The prior p_1 is N(0, prior_std^2 I), ``sigma_max`` by default. This is the density at noise
     sigma_min, not that of clean data.
+
+    Args:
+        divergence: (s(x), tr J(x)) of a field at x: exact, or ``common.score.hutchinson(v)``,
+            whose one draw per row is kept along the trajectory, as an unbiased estimate of the
+            ODE's own steps needs it.
 
     Returns:
         log p [..., B] in nats, and the solution.

@@ -19,11 +19,10 @@ from common import digits
 from common.cli import run_cli
 from common.run import Run
 from common.sample_metrics import mmd2, prdc
-from common.score import jacobian, noise_level, parzen
+from common.score import hutchinson, jacobian, noise_level, parzen
 from common.stacked import rademacher, randn, seed_generators
 from common.torch_utils import setup
 from common.ve_sde import draw_noise, levels, ode_log_likelihood, ode_sample, pc_sample
-from papers.qcsgm.likelihood import hutchinson_log_likelihood
 from papers.qcsgm.method import (
     Network,
     asymmetry,
@@ -231,11 +230,15 @@ def bits_rows(task: str, score: Network, device: str, draws: int, chunk: int) ->
     log_p, calls = [], []
     for part in x.split(chunk, dim=1):
         v = rademacher(generators, *part.shape[1:]).to(device)
-        values, n = hutchinson_log_likelihood(
-            score, part.to(device), v, setting.sigma_min, setting.sigma_max
+        values, result = ode_log_likelihood(
+            score,
+            part.to(device),
+            setting.sigma_min,
+            setting.sigma_max,
+            divergence=hutchinson(v),
         )
         log_p.append(values.flatten())
-        calls.append(n)
+        calls.append(result.n_evaluations)
     nll = -float(torch.cat(log_p).mean())
     n_levels = digits.LEVELS if task == "digits" else 256
     bits = digits.bits_per_dim(nll, x.shape[-1], n_levels)

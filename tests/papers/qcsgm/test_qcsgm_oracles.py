@@ -8,13 +8,12 @@ import pytest
 import torch
 from torch import nn
 
-from common.score import jacobian, noise_level, parzen
+from common.score import hutchinson, jacobian, noise_level, parzen
 from common.stacked import seed_generators
 from common.ve_sde import ode_log_likelihood
 from papers.qcsgm import method, rotation
 from papers.qcsgm.autoencoder import Autoencoder, grid
 from papers.qcsgm.baselines import constrained, constrained_output
-from papers.qcsgm.likelihood import hutchinson_log_likelihood
 from papers.qcsgm.networks import DigitsNetwork, ToyNetwork
 
 torch.set_num_threads(1)
@@ -313,7 +312,9 @@ def test_hutchinson_likelihood_averages_to_the_exact_one():
     x = torch.randn(4, 5, 2, generator=torch.Generator().manual_seed(0)).double()[:1]
     exact, result = ode_log_likelihood(score, x, LOW, HIGH, rtol=1e-8, atol=1e-8)
     values = [
-        hutchinson_log_likelihood(score, x, v[None], LOW, HIGH, rtol=1e-8, atol=1e-8)
+        ode_log_likelihood(
+            score, x, LOW, HIGH, rtol=1e-8, atol=1e-8, divergence=hutchinson(v[None])
+        )
         for v in all_signs(2, 5)
     ]
     torch.testing.assert_close(

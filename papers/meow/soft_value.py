@@ -35,7 +35,7 @@ def unclipped(policy: EnergyFlow) -> EnergyFlow:
 
 
 @torch.no_grad()
-def quadrature_v(policy: EnergyFlow, state: Tensor, points: int = 800) -> Tensor:
+def quadrature_v(policy: EnergyFlow, state: Tensor, points: int = 400) -> Tensor:
     """V by the midpoint rule over pre-tanh actions u, a = tanh(u), da = prod (1 - a^2) du.
 
     A grid in a would miss the mass that sits at the walls.
@@ -43,7 +43,8 @@ def quadrature_v(policy: EnergyFlow, state: Tensor, points: int = 800) -> Tensor
     Args:
         policy: see `unclipped`; one or two action dimensions.
         state: one state for all seeds. [obs]
-        points: per dimension, over [-HALF_WIDTH, HALF_WIDTH].
+        points: per dimension, over [-HALF_WIDTH, HALF_WIDTH]: the midpoint rule is exact for a
+            Gaussian up to exp(-2 pi^2 (sigma / step)^2), step 0.08 for 400.
 
     Returns:
         [S].

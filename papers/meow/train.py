@@ -31,7 +31,7 @@ VARIANTS: dict[str, dict[str, object]] = {
     "meow-affine": {"coupling": "affine"},  # Fig. A1's ablation
     "meow-vanilla-affine": {"shifts": 0, "coupling": "affine"},
 }
-METHODS = (*VARIANTS, "sac")
+METHODS = (*VARIANTS, "sac", "sb3-sac")  # the last is trained by reference.py
 LARGEST_BUFFER = 1_000_000  # transitions
 LOG_EVERY = 250  # steps
 FIXED_BATCH = 256  # states on which determinants are followed
@@ -54,6 +54,7 @@ class Config:
     alpha: float | None = None  # MEow's temperature (per environment)
     evaluate_every: int | None = None  # steps between evaluations (MuJoCo)
     episodes: int | None = None  # episodes of an evaluation (MuJoCo)
+    quick: bool = False  # a coarse evaluation of multi-goal (smoke)
     checkpoint_every: int = 1  # a checkpoint falls on a multiple of it (buffers can be large)
 
 
@@ -109,6 +110,8 @@ def log_determinants(policy: EnergyFlow, state: Tensor, z: Tensor) -> dict[str, 
 def train(cfg: Config) -> None:
     """Train, or go on from the last checkpoint."""
     settings = settings_of(cfg)
+    if cfg.method == "sb3-sac":
+        raise UserError("sb3-sac is trained by python -m papers.meow.reference")
     run = Run.open(cfg.out, cfg)
     if run.finished:
         return
@@ -165,9 +168,7 @@ def train(cfg: Config) -> None:
 
         # 2. store
         reached, reward, terminated, after = envs.step(action.cpu().double().numpy())
-        buffer.add(
-            obs=obs, action=action, reward=reward, next_obs=reached, terminated=terminated
-        )
+        buffer.add(obs=obs, action=action, reward=reward, next_obs=reached, terminated=terminated)
         obs = after
         step += 1
 

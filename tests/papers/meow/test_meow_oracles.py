@@ -183,9 +183,9 @@ def test_deterministic_action_is_the_mode_before_the_tanh():
     policy = unclipped(random_policy())
     state = states().double()
     u = torch.atanh(policy.mode(state)).requires_grad_()
-    log_density = policy.log_prob(state, torch.tanh(u)) + torch.log(
-        1 - torch.tanh(u).square()
-    ).sum(-1)
+    log_density = policy.log_prob(state, torch.tanh(u)) + torch.log(1 - torch.tanh(u).square()).sum(
+        -1
+    )
     (gradient,) = torch.autograd.grad(log_density.sum(), u)
     assert gradient.abs().max() < 1e-8
     # the tanh moves it: over actions the gradient is not 0
@@ -258,8 +258,11 @@ def test_one_update_moves_the_slow_copy_by_tau_and_the_policy_by_one_adam_step()
     learner = agent(tau=0.1)
     reference = copy.deepcopy(
         learner.policy,
-        {id(m.generators): m.generators for m in learner.policy.modules()
-         if hasattr(m, "generators")},
+        {
+            id(m.generators): m.generators
+            for m in learner.policy.modules()
+            if hasattr(m, "generators")
+        },
     )
     slow = [p.clone() for p in learner.target.parameters()]
     for dropout in (learner.policy, reference):
@@ -271,8 +274,11 @@ def test_one_update_moves_the_slow_copy_by_tau_and_the_policy_by_one_adam_step()
     soft_bellman_loss(reference, batch, y).sum().backward()
     learner.update(batch)
     for p, old, new, ref in zip(
-        learner.target.parameters(), slow, learner.policy.parameters(),
-        reference.parameters(), strict=True,
+        learner.target.parameters(),
+        slow,
+        learner.policy.parameters(),
+        reference.parameters(),
+        strict=True,
     ):
         torch.testing.assert_close(p - old, 0.1 * (new - old), atol=1e-6, rtol=1e-4)
         step = -1e-3 * torch.sign(ref.grad)  # Adam's first step
@@ -291,7 +297,9 @@ def bandit(learner, reward, updates, lr, batch=256):
             m.p = 0.0
     S = len(learner.noise)
     g = seed_generators(range(S), 77)
-    state = torch.zeros(S, batch, learner.policy.flow.layers[-1].log_sigma.net.layers[0].weight.shape[1])
+    state = torch.zeros(
+        S, batch, learner.policy.flow.layers[-1].log_sigma.net.layers[0].weight.shape[1]
+    )
     for group in learner.optimizer.param_groups:
         group["lr"] = lr
     for _ in range(updates):

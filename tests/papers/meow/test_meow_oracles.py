@@ -30,7 +30,7 @@ def agent(S=2, obs=3, dim=2, **changes) -> MEow:
 
 
 def random_policy(S=2, obs=3, dim=2, scale=0.5, **changes) -> EnergyFlow:
-    """In eval mode, with the zero weights of sigma and b made random, so that both see the state."""
+    """In eval mode; the zero weights of sigma and b are made random: both see the state."""
     policy = agent(S, obs, dim, **changes).policy
     g = torch.Generator().manual_seed(3)
     with torch.no_grad():

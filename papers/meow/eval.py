@@ -133,7 +133,7 @@ def exactness(cfg: Config, policy: EnergyFlow, add: Any) -> None:
         labels = {"state": f"{x:g} {y:g}"}
         S = len(cfg.seed)
         v = exact.v_clip(state.double().expand(S, 1, 2)).squeeze(1)
-        error = quadrature_v(exact, state, points=200 if cfg.quick else 400) - v
+        error = quadrature_v(exact, state, points=160 if cfg.quick else 320) - v
         add("exact_v", v, **labels)
         add("quadrature_error", error, **labels)
         ratios.append(error.abs() / (1 + v.abs()))

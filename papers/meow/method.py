@@ -21,6 +21,7 @@ from common.flows import AdditiveCoupling, AffineCoupling, Atanh, Flow, Scale
 from common.sac import Batch, polyak
 from common.stacked import (
     MLP,
+    Initialiser,
     StackedLayerNorm,
     StackedLinear,
     Swish,
@@ -72,7 +73,13 @@ class CouplingNet(nn.Module):
     """t(masked action, state): two hidden layers with layer norm, Swish and dropout."""
 
     def __init__(
-        self, generators: Generators, dropout: Generators, obs: int, dim: int, cfg: MEowConfig
+        self,
+        generators: Generators,
+        dropout: Generators,
+        obs: int,
+        dim: int,
+        cfg: MEowConfig,
+        last_init: Initialiser = nn.init.orthogonal_,
     ) -> None:
         super().__init__()
         S, width = len(generators), cfg.hidden
@@ -82,7 +89,7 @@ class CouplingNet(nn.Module):
             swish = Swish(S, width)
             return [linear, StackedLayerNorm(S, width), swish, Dropout(dropout, cfg.dropout)]
 
-        last = StackedLinear(generators, width, dim, nn.init.orthogonal_)
+        last = StackedLinear(generators, width, dim, last_init)
         self.layers = nn.Sequential(*block(dim + obs), *block(width), last)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -138,7 +145,8 @@ class EnergyFlow(nn.Module):
             shift = CouplingNet(generators, dropout, obs, dim, cfg)
             if cfg.coupling == "additive":
                 return AdditiveCoupling(mask, shift)
-            return AffineCoupling(mask, shift, CouplingNet(generators, dropout, obs, dim, cfg))
+            log_scale = CouplingNet(generators, dropout, obs, dim, cfg, last_init=zeros)
+            return AffineCoupling(mask, shift, log_scale)
 
         # generation is [scale, coupling m, 1 - m, m, 1 - m, tanh]; the flow is the other direction
         generation = [coupling(even if i % 2 == 0 else 1 - even) for i in range(cfg.couplings)]

@@ -256,10 +256,10 @@ def test_one_update_of_sac_is_stable_baselines3s(monkeypatch):
     monkeypatch.setattr(baselines, "randn", lambda *a: noise)
     ours.update(
         Batch(
-            data.observations[None],
+            data.observations[None].float(),
             data.actions[None],
             data.rewards[None, :, 0],
-            data.next_observations[None],
+            data.next_observations[None].float(),
             data.dones[None, :, 0],
         )
     )
@@ -300,6 +300,10 @@ def world(**means):
         for seed in range(5):
             label = {"task": task, "method": method, "seed": seed, "metric": metric}
             rows.append({**label, "value": mean * (1 + 0.02 * rng.standard_normal())})
+    for goal in range(4):
+        for method in ("meow", "sac"):
+            label = {"task": "multigoal", "method": method, "metric": "goal_share", "goal": goal}
+            rows += [{**label, "seed": seed, "value": 0.25} for seed in range(5)]
     for samples, error in ((10, 8.0), (100, 3.0), (10_000, 0.4)):
         for state in ("0 0", "2 0", "2 2"):
             for seed in range(5):
@@ -351,4 +355,5 @@ def test_tables_and_figures_of_a_world():
     assert [t.title.split(":")[0] for t in found][:2] == ["Multi-goal", "Soft values"]
     for table in found:
         assert all(len(row) == len(table.columns) for row in table.rows)
+    assert found[0].rows[0][:2] == ["MEow", "0.25 / 0.25 / 0.25 / 0.25"]
     assert set(claims.figures(rows, [])) == {"soft_values", "returns_halfcheetah"}

@@ -304,6 +304,10 @@ def world(**means):
         for method in ("meow", "sac"):
             label = {"task": "multigoal", "method": method, "metric": "goal_share", "goal": goal}
             rows += [{**label, "seed": seed, "value": 0.25} for seed in range(5)]
+    for metric in ("exact_v", "quadrature_error", "sac_error"):
+        for state in ("0 0", "2 0", "2 2"):
+            label = {"task": "multigoal", "method": "meow", "metric": metric, "state": state}
+            rows += [{**label, "seed": seed, "value": -1.0 - seed} for seed in range(5)]
     for samples, error in ((10, 8.0), (100, 3.0), (10_000, 0.4)):
         for state in ("0 0", "2 0", "2 2"):
             for seed in range(5):

@@ -216,7 +216,7 @@ def methods_of(rows: pd.DataFrame, task: str) -> list[str]:
 def multigoal_table(rows: pd.DataFrame) -> Table:
     """Goals and returns of stochastic episodes."""
     lines = []
-    for task, label in ((GOAL_TASK, ""), (LONG_TASK, ", 12 000 steps, tau 0.01")):
+    for task, label in ((GOAL_TASK, ""), (LONG_TASK, " (long)")):
         for method in methods_of(rows, task):
             shares = rows[(rows.task == task) & (rows.method == method)]
             shares = shares[shares.metric == "goal_share"].groupby("goal").value.mean()
@@ -258,7 +258,7 @@ def estimates_table(rows: pd.DataFrame) -> Table:
         )
     columns = ["state", "V of the flow", "quadrature - V, largest"]
     columns += [f"uniform, M = {m:,}" for m in MC_SIZES] + ["fitted Gaussian - V"]
-    title = "Soft values: median absolute error of estimates (trained MEow, 4 000 steps)"
+    title = "Soft values: median absolute error of estimates (trained MEow)"
     return Table(title, columns, lines)
 
 
@@ -266,7 +266,7 @@ def map_table(rows: pd.DataFrame) -> Table:
     """The learned V against exact soft value iteration."""
     lines = [
         [
-            f"MEow, {'4 000 steps' if task == GOAL_TASK else '12 000 steps, tau 0.01'}",
+            "MEow" if task == GOAL_TASK else "MEow (long)",
             *(interval(values(rows, task, "meow", m)) for m in ("map_error", "map_correlation")),
             *(
                 interval(values(rows[rows.state == s], task, "meow", "exact_v"))
@@ -328,7 +328,7 @@ def multigoal_figure(extras: list[dict[str, Any]]) -> Figure:
         for path in paths[key]["data"]:
             xy = np.array(path)
             axis.plot(xy[:, 0], xy[:, 1], color=COLOURS[key[0]], linewidth=0.7, alpha=0.6)
-        axis.set_title(NAMES[key[0]] + ("" if key[1] == GOAL_TASK else ", 12 000 steps"))
+        axis.set_title(NAMES[key[0]] + ("" if key[1] == GOAL_TASK else " (long)"))
     for axis, extra in zip(axes[1], maps + star, strict=False):
         axis.set_visible(True)
         goals(axis)
@@ -336,8 +336,8 @@ def multigoal_figure(extras: list[dict[str, Any]]) -> Figure:
             np.array(extra["data"]).T, extent=(-6.75, 6.75, -6.75, 6.75), origin="lower"
         )
         figure.colorbar(image, ax=axis, shrink=0.8)
-        steps = ", 4 000 steps" if extra["task"] == GOAL_TASK else ", 12 000 steps"
-        axis.set_title("exact soft V*" if extra["name"] == "V*" else f"V of MEow{steps}")
+        long = "" if extra["task"] == GOAL_TASK else " (long)"
+        axis.set_title("exact soft V*" if extra["name"] == "V*" else f"V of MEow{long}")
     return figure
 
 

@@ -26,7 +26,7 @@ from common.torch_utils import setup
 from papers.meow.baselines import SAC, SACConfig
 from papers.meow.method import MEow, MEowConfig
 
-OBS, ACTION, STORED = 17, 6, 2_000  # HalfCheetah's sizes; transitions in the buffers
+OBS, ACTION, STORED = 17, 6, 1_000  # HalfCheetah's sizes; transitions in the buffers
 
 
 @dataclass

@@ -1,5 +1,6 @@
 """Training with stacked seeds, resuming, the SAC baseline against stable-baselines3, claims."""
 
+import dataclasses
 import itertools
 import json
 
@@ -361,3 +362,33 @@ def test_tables_and_figures_of_a_world():
         assert all(len(row) == len(table.columns) for row in table.rows)
     assert found[0].rows[0][:2] == ["MEow", "0.25 / 0.25 / 0.25 / 0.25"]
     assert set(claims.figures(rows, [])) == {"soft_values", "returns_halfcheetah"}
+
+
+# ------------------------------------------------------------------ peers
+
+
+def test_reference_run_and_bench(tmp_path, capsys):
+    pytest.importorskip("stable_baselines3")
+    from papers.meow import bench, reference
+
+    cfg = config(
+        tmp_path,
+        method="sb3-sac",
+        task="InvertedPendulum-v5",
+        seed=(0,),
+        steps=40,
+        evaluate_every=20,
+        episodes=2,
+    )
+    reference.train(cfg)
+    evaluate(EvalConfig(run=cfg.out))
+    rows = long_form(json.loads((cfg.out / "eval.json").read_text())["rows"])
+    returns = rows[rows.metric == "returns"]
+    assert list(returns.step) == [20, 40] and (returns.value > 0).all()
+    with pytest.raises(UserError, match="one seed"):
+        reference.train(dataclasses.replace(cfg, seed=(0, 1)))
+
+    bench.bench(bench.BenchConfig(tmp_path / "bench.json", stack=2, batch=8, repeats=1, updates=1))
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert len(result) == 4 == capsys.readouterr().out.count("x stable-baselines3\n")
+    assert result["stable-baselines3 SAC"]["over stable-baselines3"] == 1

@@ -48,7 +48,7 @@ def stacked(agent: MEow | SAC, seeds: int, batch: int) -> Callable[[int], None]:
         buffer.add(
             obs=randn(generators, OBS),
             action=1.98 * rand(generators, ACTION) - 0.99,
-            reward=randn(generators),
+            reward=randn(generators, 1).squeeze(1),
             next_obs=randn(generators, OBS),
             terminated=torch.zeros(seeds),
         )

@@ -185,7 +185,8 @@ class EnergyFlow(nn.Module):
         """a = g^{-1}(z|s) and log pi(a|s), from standard normal z [S, B, A].
 
         log pi = log p_z(z) + sum log|det dg/da|, that is *minus* the log-determinants of the
-        inverse. (The authors' code adds these.)
+        inverse. (The authors' code adds these.) It is computed from the action, as the density of
+        the policy that is trained: beyond the atanh's margin of 1e-5 actions count as clipped.
         """
         action = self.flow.inverse(z, state)
         return action, self.log_prob(state, action)

@@ -1,0 +1,1 @@
+"""MEow: maximum-entropy reinforcement learning by an energy-based normalizing flow."""

@@ -1,0 +1,394 @@
+"""Training with stacked seeds, resuming, the SAC baseline against stable-baselines3, claims."""
+
+import dataclasses
+import itertools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from common.claims import long_form
+from common.errors import UserError
+from common.run import Run
+from common.sac import Batch
+from common.stacked import randn, seed_generators
+from papers.meow import baselines, claims, train
+from papers.meow.baselines import SAC, SACConfig
+from papers.meow.eval import EvalConfig, evaluate, goal_entropy
+from papers.meow.method import MEow
+from papers.meow.multigoal import MultiGoal
+from papers.meow.train import Config, make_agent, settings_of
+
+torch.set_num_threads(1)
+
+
+def config(tmp_path, name="run", **changes):
+    values = {"seed": (0, 1), "steps": 40, "learning_starts": 20, "batch": 16, "quick": True}
+    return Config(**{**values, **changes, "out": tmp_path / name})
+
+
+def final(cfg):
+    return Run.load(cfg.out).final()["agent"]
+
+
+def flat(tree, name=""):
+    if isinstance(tree, dict):
+        return {k: v for key, x in tree.items() for k, v in flat(x, f"{name}/{key}").items()}
+    if isinstance(tree, (list, tuple)):
+        return flat(dict(enumerate(tree)), name)
+    return {name: tree} if isinstance(tree, torch.Tensor) else {}
+
+
+# ------------------------------------------------------------------ runs
+
+
+@pytest.mark.parametrize(
+    ("method", "task"),
+    [("meow", "multigoal"), ("sac", "InvertedPendulum-v5"), ("meow-vanilla", "HalfCheetah-v5")],
+)
+def test_resumed_run_is_the_undisturbed_one_bit_for_bit(tmp_path, monkeypatch, method, task):
+    changes = {"method": method, "task": task}
+    if task != "multigoal":
+        monkeypatch.setattr(train, "MujocoReturns", lambda *a: lambda act: np.zeros((2, 1)))
+        changes["evaluate_every"] = 10
+    whole = config(tmp_path, "whole", **changes)
+    train.train(whole)
+    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "15")
+    broken = config(tmp_path, "broken", **changes)
+    kind = SAC if method == "sac" else MEow
+    update, calls = kind.update, [0]
+
+    def stop_at_14(self, batch):
+        calls[0] += 1
+        if calls[0] == 14:  # step 34, after the checkpoint at 30
+            raise KeyboardInterrupt
+        return update(self, batch)
+
+    monkeypatch.setattr(kind, "update", stop_at_14)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(broken)
+    train.train(broken)
+    expected, found = flat(final(whole)), flat(final(broken))
+    assert expected.keys() == found.keys() and len(found) > 20
+    for name, value in expected.items():
+        assert torch.equal(value, found[name]), name
+    assert Run.load(whole.out).metrics() == Run.load(broken.out).metrics()
+
+
+@pytest.mark.parametrize("method", ["meow", "sac"])
+def test_a_stacked_seed_is_what_it_would_be_alone(tmp_path, method):
+    train.train(config(tmp_path, "both", method=method, seed=(4, 7), steps=30))
+    train.train(config(tmp_path, "alone", method=method, seed=(7,), steps=30))
+    both = flat(final(config(tmp_path, "both")))
+    for name, value in flat(final(config(tmp_path, "alone"))).items():
+        if "optimizer" in name or "mask" in name:
+            continue
+        stacked = both[name]
+        if method == "sac" and "actor" not in name and name != "/log_alpha":
+            stacked = stacked.unflatten(0, (2, -1))[1]  # twin critics, seed by seed
+        else:
+            stacked = stacked[1:]
+        torch.testing.assert_close(stacked, value, atol=1e-4, rtol=1e-3)
+
+
+def test_what_is_left_open_is_the_environments():
+    settings = settings_of(Config(task="Ant-v5"))
+    assert (settings.tau, settings.alpha, settings.steps) == (0.0001, 0.05, 4_000_000)
+    settings = settings_of(Config(task="HalfCheetah-v5", tau=0.005, steps=20_000))
+    assert (settings.tau, settings.steps, settings.gamma) == (0.005, 20_000, 0.99)
+    device = torch.device("cpu")
+    agent = make_agent(Config(task="HalfCheetah-v5"), 17, 6, device)
+    assert (agent.cfg.tau, agent.cfg.lr, agent.cfg.log_sigma) == (0.003, 1e-3, (-5.0, 2.0))
+    assert (agent.cfg.shifts, agent.cfg.clip, agent.cfg.dropout) == (2, 30.0, 0.1)
+    agent = make_agent(Config(method="sac", task="HalfCheetah-v5"), 17, 6, device)
+    assert (agent.cfg.alpha, agent.cfg.tau, agent.cfg.lr) == (None, 0.005, 3e-4)
+    agent = make_agent(Config(method="sac", task="multigoal"), 2, 2, device)
+    assert agent.log_alpha.exp().item() == pytest.approx(2.5)
+    shifts = {m: train.VARIANTS[m].get("shifts", 2) for m in train.VARIANTS}
+    assert shifts["meow-lrs"] == 1 and shifts["meow-vanilla"] == 0
+    for wrong, match in (
+        ({"method": "meoww"}, "did you mean"),
+        ({"task": "Hopper-v4"}, "did you mean"),
+        ({"steps": 100}, "must exceed"),
+    ):
+        with pytest.raises(UserError, match=match):
+            settings_of(Config(**wrong))
+    with pytest.raises(UserError, match="reference"):
+        train.train(Config(method="sb3-sac"))
+
+
+def test_replay_holds_squashed_actions_and_true_last_states(tmp_path, monkeypatch):
+    seen = []
+    add = train.ReplayBuffer.add
+    monkeypatch.setattr(
+        train.ReplayBuffer, "add", lambda self, **t: (seen.append(t), add(self, **t))[1]
+    )
+    monkeypatch.setattr(train, "make_environments", lambda _, seeds: MultiGoal(seeds, 5))
+    train.train(config(tmp_path, steps=30))
+    action = torch.stack([t["action"] for t in seen])
+    assert action.shape == (30, 2, 2) and action.abs().max() <= 1
+    for i, (t, following) in enumerate(itertools.pairwise(seen)):
+        moved = np.clip(t["obs"] + t["action"].double().numpy(), -7, 7)
+        np.testing.assert_allclose(t["next_obs"], moved)
+        limit = i % 5 == 4
+        if not t["terminated"].any():  # the time limit: goes on elsewhere, and bootstraps
+            assert np.array_equal(t["next_obs"], following["obs"]) != limit
+
+
+@pytest.mark.parametrize("method", train.METHODS[:-1])
+def test_every_method_trains_and_is_evaluated(tmp_path, monkeypatch, method):
+    from papers.meow import eval as evaluation
+
+    monkeypatch.setattr(evaluation, "QUICK_SIZES", {10: 4, 100: 2})
+    monkeypatch.setattr(evaluation, "STATES", evaluation.STATES[:2])
+    monkeypatch.setattr(evaluation, "MC_STATES", evaluation.STATES[:1])
+    quadrature = evaluation.quadrature_v
+    monkeypatch.setattr(evaluation, "quadrature_v", lambda p, s, points: quadrature(p, s, 100))
+    fitted = evaluation.fitted_gaussian_v
+    monkeypatch.setattr(
+        evaluation, "fitted_gaussian_v", lambda *a: fitted(*a, steps=3, samples=8, judged=50)
+    )
+    cfg = config(tmp_path, method=method)
+    train.train(cfg)
+    evaluate(EvalConfig(run=cfg.out))
+    result = json.loads((cfg.out / "eval.json").read_text())
+    rows = long_form(result["rows"])
+    assert set(rows.seed) == {0, 1} and set(rows.method) == {method}
+    share = rows[rows.metric == "goal_share"].groupby("seed").value.sum()
+    reached = rows[rows.metric == "reached"].groupby("seed").value.sum()
+    np.testing.assert_allclose(share, reached)
+    drawn = {e["name"] for e in result["extras"]}
+    if method == "sac":
+        assert drawn == {"paths"}
+        return
+    assert drawn == {"paths", "V", "V*"}
+    assert len(rows[rows.metric == "mc_error"]) == 4
+    assert (rows[rows.metric == "exactness"].value < 0.05).all()  # 100 points only
+    assert len(rows[rows.metric == "log_det_linear"]) > 2
+
+
+def test_mujoco_run_becomes_curves(tmp_path):
+    cfg = config(tmp_path, task="InvertedPendulum-v5", evaluate_every=20, episodes=2)
+    train.train(cfg)
+    evaluate(EvalConfig(run=cfg.out))
+    rows = long_form(json.loads((cfg.out / "eval.json").read_text())["rows"])
+    returns = rows[rows.metric == "returns"]
+    assert sorted(set(returns.step)) == [20, 40] and len(returns) == 4
+    last = returns[returns.step == 40].sort_values("seed").value.to_numpy()
+    np.testing.assert_allclose(claims.values(rows, cfg.task, "meow", "final_return"), last)
+    assert claims.tables(rows)[-1].title.startswith("InvertedPendulum")
+
+
+def test_entropy_of_goals():
+    assert goal_entropy(np.array([0, 1, 2, 3, -1])) == pytest.approx(np.log(4))
+    assert goal_entropy(np.array([2, 2, -1])) == 0 == goal_entropy(np.array([-1, -1]))
+
+
+def test_paper_scale_on_a_tiny_stand_in(tmp_path, monkeypatch):
+    """The settings of Section 3 with few steps, short episodes and a small buffer."""
+    monkeypatch.setattr(train, "MujocoReturns", lambda *a: lambda act: np.zeros((1, 2)))
+    for method in ("meow", "meow-affine"):
+        cfg = config(
+            tmp_path,
+            method,
+            method=method,
+            task="Humanoid-v5",
+            seed=(0,),
+            steps=12,
+            learning_starts=8,
+            checkpoint_every=50_000,
+        )
+        train.train(cfg)
+        assert torch.stack([p.sum() for p in flat(final(cfg)["policy"]).values()]).isfinite().all()
+
+
+# ------------------------------------------------------------------ SAC against its reference
+
+
+def test_one_update_of_sac_is_stable_baselines3s(monkeypatch):
+    sb3 = pytest.importorskip("stable_baselines3")
+    import gymnasium
+
+    env = gymnasium.make("InvertedPendulum-v5")
+    model = sb3.SAC("MlpPolicy", env, batch_size=32, learning_starts=5, seed=0, device="cpu")
+    model.learn(40)  # a few updates: optimiser states are of no interest, weights are
+    for optimizer in (model.actor.optimizer, model.critic.optimizer, model.ent_coef_optimizer):
+        optimizer.state.clear()
+    ours = SAC(seed_generators((0,), 0), seed_generators((0,), 1), 4, 1, SACConfig())
+
+    def fill(linear, *theirs):
+        with torch.no_grad():
+            linear.weight.copy_(torch.stack([t.weight.T for t in theirs]))
+            linear.bias.copy_(torch.stack([t.bias[None] for t in theirs]))
+
+    def linears(module):
+        return [m for m in module.modules() if isinstance(m, torch.nn.Linear)]
+
+    def heads():
+        last = torch.nn.Linear(256, 2)
+        with torch.no_grad():
+            last.weight.copy_(torch.cat((model.actor.mu.weight, model.actor.log_std.weight)))
+            last.bias.copy_(torch.cat((model.actor.mu.bias, model.actor.log_std.bias)))
+        return last
+
+    for linear, theirs in zip(
+        ours.actor.net.layers, [*linears(model.actor.latent_pi), heads()], strict=True
+    ):
+        fill(linear, theirs)
+    for mine, theirs in ((ours.critic, model.critic), (ours.target, model.critic_target)):
+        nets = (linears(theirs.qf0), linears(theirs.qf1))
+        for linear, q1, q2 in zip(mine.net.layers, *nets, strict=True):
+            fill(linear, q1, q2)
+    with torch.no_grad():
+        ours.log_alpha.copy_(model.log_ent_coef)
+
+    data = model.replay_buffer.sample(32)
+    monkeypatch.setattr(model.replay_buffer, "sample", lambda *a, **k: data)
+    noise = randn(seed_generators((0,), 5), 2, 32, 1)
+    draws = iter((noise[0, 0], noise[0, 1]))
+    monkeypatch.setattr(
+        torch.distributions.Normal,
+        "rsample",
+        lambda self, shape=(): self.loc + self.scale * next(draws),
+    )
+    model.train(1, 32)
+    monkeypatch.setattr(baselines, "randn", lambda *a: noise)
+    ours.update(
+        Batch(
+            data.observations[None].float(),
+            data.actions[None],
+            data.rewards[None, :, 0],
+            data.next_observations[None].float(),
+            data.dones[None, :, 0],
+        )
+    )
+    close = {"atol": 2e-5, "rtol": 1e-3}
+    for linear, theirs in zip(
+        ours.actor.net.layers, [*linears(model.actor.latent_pi), heads()], strict=True
+    ):
+        moved = (linear.weight[0] - theirs.weight.T).abs()
+        assert moved.quantile(0.99) < 2e-5  # Adam's first step is a sign: ties may flip
+    for mine, theirs in ((ours.critic, model.critic), (ours.target, model.critic_target)):
+        for linear, q1, q2 in zip(
+            mine.net.layers, linears(theirs.qf0), linears(theirs.qf1), strict=True
+        ):
+            moved = (linear.weight - torch.stack((q1.weight.T, q2.weight.T))).abs()
+            assert moved.flatten()[:: max(1, moved.numel() // 10_000)].quantile(0.99) < 2e-5
+    torch.testing.assert_close(ours.log_alpha.detach()[0], model.log_ent_coef.detach(), **close)
+
+
+# ------------------------------------------------------------------ claims
+
+
+def world(**means):
+    """Rows as eval.py writes them, with small differences between seeds."""
+    base = {
+        **{"multigoal/meow/exactness": 1e-5, "multigoal-long/meow/exactness": 1e-5},
+        **{"multigoal/meow/rarest_goal": 0.15, "multigoal/meow/goal_entropy": 1.35},
+        **{"multigoal/sac/goal_entropy": 0.3, "HalfCheetah-v5/meow/final_return": 2000.0},
+        **{"HalfCheetah-v5/meow-vanilla/final_return": -200.0},
+        **{"HalfCheetah-v5/sac/final_return": 2200.0, "HalfCheetah-v5/meow/auc": 1000.0},
+        **{"HalfCheetah-v5/meow-lrs/auc": 700.0, "HalfCheetah-v5/meow/log_det_drift": 1.0},
+        **{"HalfCheetah-v5/meow-vanilla/log_det_drift": 6.0},
+    }
+    base.update(means)
+    rng = np.random.default_rng(0)
+    rows = []
+    for key, mean in base.items():
+        task, method, metric = key.split("/")
+        for seed in range(5):
+            label = {"task": task, "method": method, "seed": seed, "metric": metric}
+            rows.append({**label, "value": mean * (1 + 0.02 * rng.standard_normal())})
+    for goal in range(4):
+        for method in ("meow", "sac"):
+            label = {"task": "multigoal", "method": method, "metric": "goal_share", "goal": goal}
+            rows += [{**label, "seed": seed, "value": 0.25} for seed in range(5)]
+    for metric in ("exact_v", "quadrature_error", "sac_error"):
+        for state in ("0 0", "2 0", "2 2"):
+            label = {"task": "multigoal", "method": "meow", "metric": metric, "state": state}
+            rows += [{**label, "seed": seed, "value": -1.0 - seed} for seed in range(5)]
+    for samples, error in ((10, 8.0), (100, 3.0), (10_000, 0.4)):
+        for state in ("0 0", "2 0", "2 2"):
+            for seed in range(5):
+                label = {"task": "multigoal", "method": "meow", "seed": seed}
+                label |= {"metric": "mc_error", "samples": samples, "state": state}
+                value = error * (1 + 0.02 * rng.standard_normal())
+                rows.append({**label, "value": value})
+    return pd.DataFrame(rows)
+
+
+def verdicts(rows):
+    return {c.id: c.judge(rows).verdict for c in claims.CLAIMS}
+
+
+def test_claims_hold_in_a_world_where_they_do():
+    assert set(verdicts(world()).values()) == {"reproduced"}
+
+
+def test_claims_fail_in_a_world_where_they_do_not():
+    changes = {
+        "M1": {"multigoal-long/meow/exactness": 0.1},
+        "M2": {"mc 10000": 20.0},
+        "M3": {"multigoal/meow/rarest_goal": 0.01},
+        "M4": {"HalfCheetah-v5/meow-vanilla/final_return": 2500.0},
+        "M5": {"HalfCheetah-v5/meow-vanilla/log_det_drift": 0.9},
+        "M6": {"HalfCheetah-v5/meow-lrs/auc": 1300.0},
+        "M7": {"HalfCheetah-v5/sac/final_return": 5000.0},
+    }
+    for name, change in changes.items():
+        assert verdicts(fixed(change))[name] == "contradicted", name
+    worse = {"multigoal/sac/goal_entropy": 1.45}
+    assert verdicts(fixed(worse))["M3"] == "contradicted"
+    assert verdicts(fixed({"HalfCheetah-v5/sac/final_return": -50.0}))["M7"] == "inconclusive"
+
+
+def fixed(change):
+    """A world with the "mc" factors applied as well."""
+    known = {k: v for k, v in change.items() if not k.startswith("mc")}
+    rows = world(**known)
+    for key, factor in change.items():
+        if key.startswith("mc"):
+            rows.loc[rows.samples == int(key.split()[1]), "value"] *= factor
+    return rows
+
+
+def test_tables_and_figures_of_a_world():
+    rows = world()
+    found = claims.tables(rows)
+    assert [t.title.split(":")[0] for t in found][:2] == ["Multi-goal", "Soft values"]
+    for table in found:
+        assert all(len(row) == len(table.columns) for row in table.rows)
+    assert found[0].rows[0][:2] == ["MEow", "0.25 / 0.25 / 0.25 / 0.25"]
+    assert set(claims.figures(rows, [])) == {"soft_values", "returns_halfcheetah"}
+
+
+# ------------------------------------------------------------------ peers
+
+
+def test_reference_run_and_bench(tmp_path, capsys):
+    pytest.importorskip("stable_baselines3")
+    from papers.meow import bench, reference
+
+    cfg = config(
+        tmp_path,
+        method="sb3-sac",
+        task="InvertedPendulum-v5",
+        seed=(0,),
+        steps=40,
+        evaluate_every=20,
+        episodes=2,
+    )
+    reference.train(cfg)
+    evaluate(EvalConfig(run=cfg.out))
+    rows = long_form(json.loads((cfg.out / "eval.json").read_text())["rows"])
+    returns = rows[rows.metric == "returns"]
+    assert list(returns.step) == [20, 40] and (returns.value > 0).all()
+    with pytest.raises(UserError, match="one seed"):
+        reference.train(dataclasses.replace(cfg, seed=(0, 1)))
+
+    bench.bench(bench.BenchConfig(tmp_path / "bench.json", stack=2, batch=8, repeats=1, updates=1))
+    result = json.loads((tmp_path / "bench.json").read_text())
+    assert len(result) == 4 == capsys.readouterr().out.count("x stable-baselines3\n")
+    assert result["stable-baselines3 SAC"]["over stable-baselines3"] == 1

@@ -116,11 +116,20 @@ def loss_of(
 def step_of(
     flow: Flow, loss: Tensor, optimiser: torch.optim.Optimizer, ema: Ema, clip: float
 ) -> Tensor:
-    """Backward pass, clipping, optimiser, moving average; the gradient norms per seed. [S]."""
+    """Backward pass, clipping, optimiser, moving average; the gradient norms per seed. [S].
+
+    A seed whose gradient is not finite (a sample of SML's far outside overflows) sits the step
+    out, with a gradient of zero.
+    """
     parameters = list(flow.parameters())
     optimiser.zero_grad(set_to_none=True)
     loss.sum().backward()  # seeds share no parameters
     norm = clip_grad_norm_per_seed(parameters, clip)
+    lost = ~norm.isfinite()
+    if bool(lost.any()):
+        for p in parameters:
+            if p.grad is not None:
+                p.grad[lost] = 0.0
     optimiser.step()
     ema.update()
     return norm

@@ -118,7 +118,13 @@ class ContinuousAgent(nn.Module):
         return -(log_prob - self.action_dim) if self.learns_alpha else None
 
     def critic_loss(
-        self, obs: Tensor, action: Tensor, reward: Tensor, next_obs: Tensor, noise: Tensor, gamma: float
+        self,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        next_obs: Tensor,
+        noise: Tensor,
+        gamma: float,
     ) -> Tensor:
         """Loss of both critics; no state is terminal, so every target bootstraps. [S]."""
         with torch.no_grad():
@@ -203,7 +209,13 @@ class DiscreteAgent(nn.Module):
         return torch.ones_like(log_prob) if self.learns_alpha else None
 
     def critic_loss(
-        self, obs: Tensor, action: Tensor, reward: Tensor, next_obs: Tensor, noise: Tensor, gamma: float
+        self,
+        obs: Tensor,
+        action: Tensor,
+        reward: Tensor,
+        next_obs: Tensor,
+        noise: Tensor,
+        gamma: float,
     ) -> Tensor:
         """Loss of both critics, with the exact expectation over next actions. [S]."""
         with torch.no_grad():

@@ -69,7 +69,11 @@ def load(env: str, obtain: str | None = None) -> Demonstration:
         path = folder / f"{name}.npz"
         if path.is_file():
             return _verified(path)
-    make = "make expert PAPER=tdil" if env == "Hopper-v5" else f"python -m papers.tdil.expert --env {env}"
+    make = (
+        "make expert PAPER=tdil"
+        if env == "Hopper-v5"
+        else f"python -m papers.tdil.expert --env {env}"
+    )
     raise UserError(
         f"the expert's demonstration {name}.npz is neither in {FOLDER} nor in $PAPERS_DATA/tdil; "
         + (obtain or f"make it with '{make}'")
@@ -79,12 +83,16 @@ def load(env: str, obtain: str | None = None) -> Demonstration:
 def _verified(path: Path) -> Demonstration:
     card = path.with_suffix(".json")
     if not card.is_file():
-        raise UserError(f"{path} has no card {card.name} with its hash; put both back or make it anew")
+        raise UserError(
+            f"{path} has no card {card.name} with its hash; put both back or make it anew"
+        )
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in ARRAYS}
     except Exception as error:  # a damaged archive fails in many ways
         raise UserError(f"{path} is damaged ({error}); put it back or make it anew") from error
     if digest(arrays) != files.read_json(card).get("sha256"):
-        raise UserError(f"{path} is not the file of its card {card.name}; put it back or make it anew")
+        raise UserError(
+            f"{path} is not the file of its card {card.name}; put it back or make it anew"
+        )
     return Demonstration(**arrays)

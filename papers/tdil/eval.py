@@ -1,4 +1,4 @@
-"""A run directory -> rows: curves, final and blindly selected scores, what the rewards look like."""
+"""A run directory -> rows: curves, final and blindly selected scores, looks of the rewards."""
 
 from __future__ import annotations
 

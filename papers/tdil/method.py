@@ -41,7 +41,7 @@ class TDILConfig:
     warm_up: int = 2_000  # steps of the untrained policy before the first update
 
 
-# --------------------------------------------------------------------------- transition discriminator
+# ------------------------------------------------------------------ transition discriminator
 
 
 class TransitionDiscriminator(nn.Module):
@@ -109,7 +109,7 @@ def discriminator_loss(
     return loss.mean(dim=1) / (3 if hard_negatives else 2)
 
 
-# --------------------------------------------------------------------------- surrogate reward
+# ------------------------------------------------------------------ surrogate reward
 
 
 def surrogate_reward(
@@ -166,7 +166,7 @@ def total_reward(r_tdil: Tensor | None, r_irl: Tensor | None, beta: float) -> Te
     return torch.stack(parts).sum(dim=0)
 
 
-# --------------------------------------------------------------------------- the agent's additions
+# ------------------------------------------------------------------ the agent's additions
 
 
 def below_threshold(r: Tensor, r_expert: Tensor, rho: float) -> Tensor:
@@ -194,7 +194,7 @@ def bc_loss_discrete(logits: Tensor, expert_action: Tensor) -> Tensor:
     return each.mean(dim=1)
 
 
-# --------------------------------------------------------------------------- blind model selection
+# ------------------------------------------------------------------ blind model selection
 
 
 def relative_reward(agent: Tensor, expert: Tensor) -> Tensor:

@@ -149,13 +149,15 @@ def rollout(agent: Agent, task: Task, n_seeds: int, episodes: int, device: torch
 
 
 @torch.no_grad()
-def blind_score(D: TransitionDiscriminator, tests: Rollout, expert_next: Tensor) -> Tensor:
+def blind_score(
+    D: TransitionDiscriminator, tests: Rollout, expert_next: Tensor, rows: int
+) -> Tensor:
     """rho_rel of test episodes under D itself, [S]."""
     S, E, L, d = tests.next_obs.shape
     reached = torch.from_numpy(tests.next_obs).to(expert_next.device).reshape(S, E * L, d)
     alive = torch.from_numpy(tests.alive).to(expert_next.device)
-    agent = surrogate_reward(D, reached, expert_next, rows=16_384).view(S, E, L) * alive
-    return relative_reward(agent, surrogate_reward(D, expert_next, expert_next, rows=16_384))
+    agent = surrogate_reward(D, reached, expert_next, rows=rows).view(S, E, L) * alive
+    return relative_reward(agent, surrogate_reward(D, expert_next, expert_next, rows=rows))
 
 
 # -- the loop ---------------------------------------------------------------------------------
@@ -171,6 +173,7 @@ def train(cfg: Config) -> None:
         return
     device = setup(cfg.device, 0)
     S, T = len(cfg.seed), len(task.demonstration)
+    rows = 2_048 if device.type == "cpu" else 262_144  # pairs at once: what fits into a cache
     seeds = torch.arange(S, device=device).unsqueeze(1)
 
     def stacked(x: NDArray) -> Tensor:
@@ -293,7 +296,7 @@ def train(cfg: Config) -> None:
                     # the expert batch repeats the demonstration's states when those are fewer
                     own = expert_next if T <= tdil.batch else next_e
                     both = torch.cat((s_next, own), dim=1)
-                    paid = surrogate_reward(paying, both, states, scale=scale, rows=16_384)
+                    paid = surrogate_reward(paying, both, states, scale=scale, rows=rows)
                     r_tdil, r_tdil_e = paid[:, : tdil.batch], paid[:, tdil.batch :]
                     if T <= tdil.batch:
                         r_tdil_e = r_tdil_e.gather(1, index)
@@ -336,7 +339,7 @@ def train(cfg: Config) -> None:
             tests = rollout(agent, task, S, setting.episodes, device)
             scores: dict[str, Any] = task.scores(tests)
             if D is not None and nets.selected is not None and step > tdil.warm_up:
-                rho_rel = blind_score(D, tests.first(setting.episodes), expert_next)
+                rho_rel = blind_score(D, tests.first(setting.episodes), expert_next, rows)
                 scores["rho_rel"] = rho_rel
                 better = rho_rel > best
                 best = torch.where(better, rho_rel, best)

@@ -9,6 +9,7 @@ samples.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 
 import torch
@@ -20,22 +21,22 @@ from common.stacked import Initialiser, StackedLinear
 Net = Callable[[Tensor], Tensor]
 
 
-class Layer(nn.Module):
+class Layer(nn.Module, ABC):
     """One invertible map. Constant layers compute their determinant in ``log_det`` only."""
 
     constant = False
 
+    @abstractmethod
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """(y, log|det J| [S, B]); None in place of a constant layer's."""
-        raise NotImplementedError
 
     def log_det(self, context: Tensor | None = None) -> Tensor:
         """log|det J| of a constant layer: [S, 1], or [S, B] where it depends on the context."""
-        raise NotImplementedError
+        raise TypeError(f"the log-determinant of {type(self).__name__} depends on its input")
 
+    @abstractmethod
     def inverse(self, y: Tensor, context: Tensor | None = None) -> Tensor:
         """The x with g(x) = y."""
-        raise NotImplementedError
 
 
 class Flow(nn.Module):

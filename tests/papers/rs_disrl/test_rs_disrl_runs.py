@@ -213,9 +213,9 @@ def test_each_claim_can_fail(claim: str, overrides: dict) -> None:
 def test_partial_runs_say_what_is_missing() -> None:
     rows = rows_of()
     judges: tuple[tuple[str, Any, str], ...] = (
-        ("V-LSR", claims.c4, "v_lsr"),
-        ("risk-neutral", claims.c5, "neutral"),
-        ("M-LSR", claims.c2, "m_lsr"),
+        ("V-LSR", JUDGED["C4"], "v_lsr"),
+        ("risk-neutral", JUDGED["C5"], "neutral"),
+        ("M-LSR", JUDGED["C2"], "m_lsr"),
     )
     for claim, judge, gone in judges:
         judged = judge(rows[rows.method != gone])

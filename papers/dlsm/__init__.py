@@ -1,0 +1,1 @@
+"""Denoising likelihood score matching for conditional score-based data generation."""

@@ -1,0 +1,1 @@
+"""Quasi-conservative score-based generative models (QCSBM)."""

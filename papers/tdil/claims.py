@@ -11,11 +11,14 @@ import pandas as pd
 from common.claims import (
     Claim,
     Judgement,
+    NoResults,
     Table,
     all_of,
     by_interval,
     claims_cli,
     compare,
+    curves,
+    values,
 )
 from common.plotting import Figure, colours, curve, dashes, panels
 from common.stats import mean_ci, paired_diff
@@ -42,9 +45,15 @@ NAMES = {
 
 
 def pick(rows: pd.DataFrame, method: str, task: str, metric: str) -> np.ndarray:
-    """Values in the order of seeds."""
-    chosen = rows[(rows.method == method) & (rows.task == task) & (rows.metric == metric)]
-    return chosen.sort_values("seed")["value"].to_numpy(dtype=float)
+    """Values in the order of seeds.
+
+    Raises:
+        NoResults: if there are none.
+    """
+    found = values(rows, task, method, metric)
+    if not len(found):
+        raise NoResults(f"no {metric} of {NAMES[method]} on {task}")
+    return found
 
 
 def score_of(task: str) -> str:
@@ -113,10 +122,8 @@ def time_matters(rows: pd.DataFrame) -> Judgement:
 def selects_blindly(rows: pd.DataFrame) -> Judgement:
     """T5: rank correlation of rho_rel with the return over a run's checkpoints, on C."""
     ci = mean_ci(pick(rows, "tdil", C, "spearman"))
-    other = {}
-    for task in (A, B):
-        values = pick(rows, "tdil", task, "spearman")
-        other[task] = float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+    found = {task: values(rows, task, "tdil", "spearman") for task in (A, B)}
+    other = {task: float(x.mean()) if len(x) else float("nan") for task, x in found.items()}
     text = f"{ci}; reported: {other[A]:.2f} on A, {other[B]:.2f} on B"
     return by_interval(ci, 0.5, ours=text, **other)
 
@@ -124,6 +131,8 @@ def selects_blindly(rows: pd.DataFrame) -> Judgement:
 def expert_level(rows: pd.DataFrame) -> Judgement:
     """T6: return over the expert's, on every task that was run."""
     found = rows[(rows.method == "tdil") & (rows.metric == "relative_return")]
+    if found.empty:
+        raise NoResults("no simulator task was run")
     parts = {}
     for task in found.task.unique():
         ratio = pick(rows, "tdil", task, "relative_return")
@@ -194,12 +203,11 @@ CLAIMS = [
 # -- tables -----------------------------------------------------------------------------------
 
 
-def show(values: np.ndarray) -> str | None:
+def show(sample: np.ndarray) -> str | None:
     """Mean and interval, or the value itself when there is one seed."""
-    values = values[np.isfinite(values)]
-    if len(values) == 0:
+    if len(sample) == 0:
         return None
-    return str(mean_ci(values)) if len(values) > 1 else f"{values[0]:.3f}"
+    return str(mean_ci(sample)) if len(sample) > 1 else f"{sample[0]:.3f}"
 
 
 def present(rows: pd.DataFrame, task: str) -> list[str]:
@@ -226,7 +234,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
             "time_gap": "D(s, s') - D(s', s)",
         }
         body = [
-            [NAMES[method], *(show(pick(rows, method, task, m)) for m in metrics)]
+            [NAMES[method], *(show(values(rows, task, method, m)) for m in metrics)]
             for method in present(rows, task)
         ]
         result.append(Table(TITLES.get(task, task), ["method", *metrics.values()], body))
@@ -241,7 +249,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
             "paid_share_irl": "pairs paid by D_g",
         }
         body = [
-            [NAMES[method], *(show(pick(rows, method, A, m)) for m in metrics)]
+            [NAMES[method], *(show(values(rows, A, method, m)) for m in metrics)]
             for method in present(rows, A)
             if method != "bc"
         ]
@@ -268,13 +276,6 @@ def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figur
     return drawn
 
 
-def curves_of(rows: pd.DataFrame, method: str, task: str, metric: str) -> tuple[Any, Any]:
-    """Steps [K] and values [S, K] of a curve; empty where there is none."""
-    chosen = rows[(rows.method == method) & (rows.task == task) & (rows.metric == metric)]
-    wide = chosen.pivot_table(index="seed", columns="step", values="value").dropna(axis=1)
-    return wide.columns.to_numpy(dtype=float), wide.to_numpy(dtype=float)
-
-
 def curves_figure(rows: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     """Score against environment steps."""
     figure, axes = panels(1, len(tasks), width=3.6, height=3.2)
@@ -282,10 +283,10 @@ def curves_figure(rows: pd.DataFrame, tasks: Sequence[str]) -> Figure:
     for axis, task in zip(axes[0], tasks, strict=True):
         score = SCORE.get(task, "return")
         for method in present(rows, task):
-            steps, values = curves_of(rows, method, task, f"{score}_curve")
-            if len(values):
+            steps, seen = curves(rows, task, method, f"{score}_curve")
+            if len(seen):
                 style = {"color": colour[method], "linestyle": dash[method]}
-                curve(axis, steps, values, label=NAMES[method], **style)
+                curve(axis, steps, seen, label=NAMES[method], **style)
         expert = rows[(rows.task == task) & (rows.metric == "expert_return")].value
         if len(expert):
             axis.axhline(expert.iloc[0], color="black", linewidth=0.8)
@@ -318,8 +319,8 @@ def maps_figure(extras: Sequence[dict[str, Any]]) -> Figure:
         name = "learned R_TDIL" if extra["name"] == "cell_reward" else "GAIL-style, best action"
         shown.append((name, np.array(extra["data"], dtype=float)))
     figure, axes = panels(1, len(shown), width=2.9, height=2.9)
-    for axis, (name, values) in zip(axes[0], shown, strict=True):
-        image = axis.imshow(values, extent=(0, 10, 10, 0), cmap="viridis", vmin=0)
+    for axis, (name, data) in zip(axes[0], shown, strict=True):
+        image = axis.imshow(data, extent=(0, 10, 10, 0), cmap="viridis", vmin=0)
         draw_maze(axis, np.array(PATH) + 0.5)
         axis.set_title(name)
         axis.grid(False)

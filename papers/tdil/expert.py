@@ -1,4 +1,4 @@
-"""Makes the expert's demonstration: stable-baselines3's SAC, its best deterministic episode.
+"""Makes the expert's demonstration: the best deterministic episode of stable-baselines3's SAC.
 
 ``make expert PAPER=tdil`` writes ``papers/tdil/demonstrations/expert-hopper-v5.npz`` (observations,
 actions, next observations, rewards, without pickle) and beside it a JSON card that says which
@@ -26,10 +26,12 @@ class Config:
     """One expert."""
 
     env: str = "Hopper-v5"  # Gymnasium id with continuous actions
-    steps: int = 300_000  # environment steps, as many gradient steps
-    seed: int = 0  # of the training
-    episodes: int = 5  # deterministic episodes, of which the best is kept
+    steps: int = 300_000  # environment steps at most, as many gradient steps
+    every: int = 10_000  # steps between tests
+    episodes: int = 5  # deterministic episodes of a test; the best of all tests is kept
+    enough: float = 3400.0  # stop once the best return is here
     least: float = 2500.0  # a lower return is not an expert: train longer
+    seed: int = 0  # of the training
     out: Path = FOLDER  # folder of the .npz and its card
     device: str = "cpu"  # cpu or cuda
 
@@ -49,7 +51,7 @@ def episode(model: Any, env: Any, seed: int) -> dict[str, NDArray[np.float32]]:
 
 
 def make_expert(cfg: Config) -> None:
-    """Trains SAC with the library's defaults and keeps the best of a few episodes.
+    """Trains SAC with the library's defaults, tests as it goes, and keeps the best episode.
 
     Raises:
         UserError: if the best return stays below ``cfg.least``.
@@ -61,37 +63,46 @@ def make_expert(cfg: Config) -> None:
     torch.set_num_threads(1)
     started = time.time()
     model = SAC("MlpPolicy", gymnasium.make(cfg.env), seed=cfg.seed, device=cfg.device)
-
-    def report(seen: dict[str, Any], _: dict[str, Any]) -> bool:
-        done = seen["self"].num_timesteps
-        if done % max(1, cfg.steps // 20) == 0:
-            print(f"{done} of {cfg.steps} steps, {time.time() - started:.0f} s", flush=True)
-        return True
-
-    model.learn(total_timesteps=cfg.steps, callback=report)
     env = gymnasium.make(cfg.env)
-    runs = [episode(model, env, 10_000 + i) for i in range(cfg.episodes)]
-    returns = [float(run["rewards"].sum()) for run in runs]
-    best = runs[int(np.argmax(returns))]
-    if max(returns) < cfg.least:
+    best: dict[str, Any] = {"return": -np.inf}
+
+    def test(seen: dict[str, Any], _: dict[str, Any]) -> bool:
+        steps = seen["self"].num_timesteps
+        if steps % cfg.every != 0 and steps != cfg.steps:
+            return True
+        runs = [episode(model, env, 10_000 + i) for i in range(cfg.episodes)]
+        returns = [float(run["rewards"].sum()) for run in runs]
+        if max(returns) > best["return"]:
+            best.update({"return": max(returns), "returns": returns, "steps": steps})
+            best["episode"] = runs[int(np.argmax(returns))]
+        print(
+            f"{steps} steps, {time.time() - started:.0f} s: returns "
+            + " ".join(f"{value:.0f}" for value in returns),
+            flush=True,
+        )
+        return bool(best["return"] < cfg.enough)
+
+    model.learn(total_timesteps=cfg.steps, callback=test)
+    if best["return"] < cfg.least:
         raise UserError(
-            f"the best of {cfg.episodes} episodes has return {max(returns):.0f}, below "
+            f"the best of all episodes has return {best['return']:.0f}, below "
             f"{cfg.least:.0f}: train longer with --steps {2 * cfg.steps}"
         )
     stem = cfg.out / f"expert-{cfg.env.lower()}"
     packages = ("stable-baselines3", "gymnasium", "mujoco", "torch", "numpy")
     card = {
         "command": f"python -m papers.tdil.expert --env {cfg.env} --steps {cfg.steps} "
-        f"--seed {cfg.seed} --episodes {cfg.episodes}",
+        f"--every {cfg.every} --episodes {cfg.episodes} --enough {cfg.enough:g} --seed {cfg.seed}",
         "algorithm": "stable-baselines3 SAC, MlpPolicy, default hyperparameters",
-        "return": max(returns),
-        "returns": returns,
-        "length": len(best["rewards"]),
+        "trained_steps": best["steps"],
+        "return": best["return"],
+        "returns": best["returns"],
+        "length": len(best["episode"]["rewards"]),
         "packages": {name: version(name) for name in packages},
         "seconds": round(time.time() - started),
     }
-    save(stem, best, card)
-    print(f"{stem.with_suffix('.npz')}: return {max(returns):.0f} in {card['length']} steps")
+    save(stem, best["episode"], card)
+    print(f"{stem.with_suffix('.npz')}: return {best['return']:.0f} in {card['length']} steps")
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """Training, resuming, stacked seeds, simulators, demonstrations, evaluation and claims."""
 
+import dataclasses
 import functools
 import json
 
@@ -377,9 +378,10 @@ def test_expert_is_made_and_can_be_loaded(tmp_path, monkeypatch, capsys):
     from papers.tdil import expert
 
     out = tmp_path / "tdil"
-    cfg = expert.Config(env="Pendulum-v1", steps=120, episodes=2, least=-1e9, out=out)
+    cfg = expert.Config("Pendulum-v1", steps=120, every=50, episodes=2, least=-1e9, out=out)
     expert.make_expert(cfg)
-    assert "120 of 120 steps" in capsys.readouterr().out
+    tested = [line.split(" steps")[0] for line in capsys.readouterr().out.splitlines()[:3]]
+    assert tested == ["50", "100", "120"]
     card = json.loads((out / "expert-pendulum-v1.json").read_text())
     assert card["return"] == max(card["returns"]) and card["length"] == 200
     assert {"stable-baselines3", "gymnasium", "mujoco", "torch"} <= set(card["packages"])
@@ -398,6 +400,14 @@ def test_expert_is_made_and_can_be_loaded(tmp_path, monkeypatch, capsys):
             np.testing.assert_allclose(following, loaded.next_observations[0], atol=1e-6)
             assert reward == pytest.approx(loaded.rewards[0], rel=1e-5)
             break
+    else:
+        pytest.fail("no test episode begins like the demonstration")
+
+    # training stops at the first episode that is good enough, and fails without a good one
+    expert.make_expert(dataclasses.replace(cfg, enough=-1e9))
+    assert json.loads((out / "expert-pendulum-v1.json").read_text())["trained_steps"] == 50
+    with pytest.raises(UserError, match="train longer with --steps 240"):
+        expert.make_expert(dataclasses.replace(cfg, least=0.0))
     else:
         pytest.fail("no test episode begins like the demonstration")
     cfg.least, cfg.out = 0.0, tmp_path / "poor"

@@ -1,7 +1,6 @@
 """Training, resuming, stacked seeds, simulators, demonstrations, evaluation and claims."""
 
 import dataclasses
-import functools
 import json
 
 import numpy as np
@@ -406,10 +405,6 @@ def test_expert_is_made_and_can_be_loaded(tmp_path, monkeypatch, capsys):
     # training stops at the first episode that is good enough, and fails without a good one
     expert.make_expert(dataclasses.replace(cfg, enough=-1e9))
     assert json.loads((out / "expert-pendulum-v1.json").read_text())["trained_steps"] == 50
-    with pytest.raises(UserError, match="train longer with --steps 240"):
-        expert.make_expert(dataclasses.replace(cfg, least=0.0))
-    else:
-        pytest.fail("no test episode begins like the demonstration")
     cfg.least, cfg.out = 0.0, tmp_path / "poor"
     with pytest.raises(UserError, match="train longer with --steps 240"):
         expert.make_expert(cfg)

@@ -1,0 +1,1 @@
+"""TDIL: expert proximity as surrogate reward for imitation from a single demonstration."""

@@ -17,7 +17,7 @@ import pandas as pd
 
 from common import files
 from common.cli import run_cli
-from common.stats import Interval
+from common.stats import Interval, mean_ci
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -196,6 +196,13 @@ def values(rows: pd.DataFrame, task: str, method: str, metric: str) -> np.ndarra
     """One number per seed of a metric, in the order of the seeds (those without one left out)."""
     at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
     return rows[at].sort_values("seed").value.dropna().to_numpy(dtype=float)
+
+
+def interval(sample: np.ndarray) -> str:
+    """A table's cell: the mean with its interval, one value as it is, an en dash for none."""
+    if len(sample) == 0:
+        return "–"
+    return str(mean_ci(sample)) if len(sample) > 1 else f"{sample[0]:.3g}"
 
 
 def curves(

@@ -20,10 +20,11 @@ from common.claims import (
     claims_cli,
     compare,
     curves,
+    interval,
     values,
 )
 from common.plotting import Figure
-from common.stats import diff, mean_ci, ratio_of_means
+from common.stats import diff, ratio_of_means
 
 METHODS = ("bn", "bn-flat", "fm", "db", "tb", "stb", "uniform")
 TRAINED = METHODS[:-1]
@@ -179,13 +180,6 @@ CLAIMS = [
         bn5,
     ),
 ]
-
-
-def interval(x: np.ndarray) -> str:
-    """Mean with its interval, as far as there are samples."""
-    if len(x) == 0:
-        return "–"
-    return str(mean_ci(x)) if len(x) > 1 else f"{x[0]:.3g}"
 
 
 def single(x: np.ndarray, form: str) -> str:

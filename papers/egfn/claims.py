@@ -20,6 +20,7 @@ from common.claims import (
     by_interval,
     claims_cli,
     curves,
+    interval,
     values,
 )
 from common.plotting import Figure
@@ -264,13 +265,6 @@ CLAIMS = [
     for name, text, source, paper, scales, judge in _STATEMENTS
     for letter, until in HORIZONS.items()
 ]
-
-
-def interval(x: np.ndarray) -> str:
-    """Mean with its interval, as far as there are samples."""
-    if len(x) == 0:
-        return "–"
-    return str(mean_ci(x)) if len(x) > 1 else f"{x[0]:.3g}"
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:

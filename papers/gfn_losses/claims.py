@@ -21,6 +21,7 @@ from common.claims import (
     claims_cli,
     compare,
     curves,
+    interval,
     values,
 )
 from common.plotting import Figure
@@ -221,13 +222,6 @@ PAPER_SPEARMAN = {
     "db": ("0.791 ± 0.018", "0.746 ± 0.011", "0.758 ± 0.013", "0.821 ± 0.009"),
     "stb": ("0.809 ± 0.017", "0.752 ± 0.025", "0.771 ± 0.019", "0.813 ± 0.015"),
 }
-
-
-def interval(x: np.ndarray) -> str:
-    """Mean with its interval, as far as there are samples."""
-    if len(x) == 0:
-        return "–"
-    return str(mean_ci(x)) if len(x) > 1 else f"{x[0]:.3g}"
 
 
 def level(rows: pd.DataFrame, task: str, method: str, step: int) -> str:

@@ -17,10 +17,11 @@ from common.claims import (
     claims_cli,
     compare,
     curves,
+    interval,
     values,
 )
 from common.plotting import Figure, colours, curve, panels
-from common.stats import diff, mean_ci, paired_diff
+from common.stats import diff, paired_diff
 from papers.meow.eval import MC_SIZES
 from papers.meow.multigoal import GOALS, RADIUS
 
@@ -218,13 +219,6 @@ CLAIMS = [
 
 
 # -- tables -----------------------------------------------------------------------------------
-
-
-def interval(sample: np.ndarray) -> str:
-    """Mean with its interval; an en dash where there is nothing."""
-    if len(sample) == 0:
-        return "–"
-    return str(mean_ci(sample)) if len(sample) > 1 else f"{sample[0]:.3g}"
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:

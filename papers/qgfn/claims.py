@@ -22,10 +22,11 @@ from common.claims import (
     claims_cli,
     compare,
     curves,
+    interval,
     values,
 )
 from common.plotting import Figure
-from common.stats import Interval, mean_ci, paired_diff, ratio_of_means
+from common.stats import Interval, paired_diff, ratio_of_means
 
 VARIANTS = ("p-greedy", "p-quantile", "p-of-max")
 DEFAULT_P = {"p-greedy": 0.4, "p-quantile": 0.8, "p-of-max": 0.9}  # what q3 compares with p = 0
@@ -252,13 +253,6 @@ CLAIMS = [
 ]
 
 
-def short(x: np.ndarray) -> str:
-    """Mean with its interval, as far as there are samples."""
-    if len(x) == 0:
-        return "–"
-    return str(mean_ci(x)) if len(x) > 1 else f"{x[0]:.3g}"
-
-
 def tables(rows: pd.DataFrame) -> list[Table]:
     """Training and final models; the sweep over p; cross use."""
     result = []
@@ -268,19 +262,19 @@ def tables(rows: pd.DataFrame) -> list[Table]:
             if not len(reward := values(rows, task, m, "mean_reward_last")):
                 continue
             within = values(rows, task, m, "modes_found_within_2")
-            modes = short(values(rows, task, m, "modes_found"))
+            modes = interval(values(rows, task, m, "modes_found"))
             body.append(
                 [
                     TASKS[task],
                     NAMES[m],
-                    short(reward),
-                    short(values(rows, task, m, "top_reward_final")),
+                    interval(reward),
+                    interval(values(rows, task, m, "top_reward_final")),
                     modes + (f" ({within.mean():.1f})" if len(within) else ""),
-                    short(values(rows, task, m, "final_reward")),
-                    short(values(rows, task, m, "final_distance")),
-                    short(values(rows, task, m, "log_Z")),
-                    short(values(rows, task, m, "l1_of_pf")),
-                    short(values(rows, task, m, "pruned_final")),
+                    interval(values(rows, task, m, "final_reward")),
+                    interval(values(rows, task, m, "final_distance")),
+                    interval(values(rows, task, m, "log_Z")),
+                    interval(values(rows, task, m, "l1_of_pf")),
+                    interval(values(rows, task, m, "pruned_final")),
                 ]
             )
     result.append(

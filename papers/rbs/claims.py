@@ -17,6 +17,7 @@ from common.claims import (
     by_interval,
     claims_cli,
     curves,
+    interval,
     not_worse,
     values,
 )
@@ -206,13 +207,6 @@ CLAIMS = [
         r7,
     ),
 ]
-
-
-def interval(x: np.ndarray) -> str:
-    """Mean with its interval, as far as there are samples."""
-    if len(x) == 0:
-        return "–"
-    return str(mean_ci(x)) if len(x) > 1 else f"{x[0]:.3g}"
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:

@@ -22,11 +22,12 @@ from common.claims import (
     claims_cli,
     compare,
     curves,
+    interval,
     not_worse,
     values,
 )
 from common.plotting import Figure
-from common.stats import diff, mean_ci, ratio_of_means
+from common.stats import diff, ratio_of_means
 
 GFLOWNETS = ("fm", "db", "tb", "subtb")
 MAIN = ("rpe", "rpe-unrectified", *GFLOWNETS, "soft-dqn")
@@ -237,13 +238,6 @@ CLAIMS = [
 
 
 # -- tables ----------------------------------------------------------------------------------------
-
-
-def interval(x: np.ndarray) -> str:
-    """Mean with its interval, as far as there are samples."""
-    if len(x) == 0:
-        return "–"
-    return str(mean_ci(x)) if len(x) > 1 else f"{x[0]:.3g}"
 
 
 def tables(rows: pd.DataFrame) -> list[Table]:

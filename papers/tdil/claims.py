@@ -18,6 +18,7 @@ from common.claims import (
     claims_cli,
     compare,
     curves,
+    interval,
     values,
 )
 from common.plotting import Figure, colours, curve, dashes, panels
@@ -203,13 +204,6 @@ CLAIMS = [
 # -- tables -----------------------------------------------------------------------------------
 
 
-def show(sample: np.ndarray) -> str | None:
-    """Mean and interval, or the value itself when there is one seed."""
-    if len(sample) == 0:
-        return None
-    return str(mean_ci(sample)) if len(sample) > 1 else f"{sample[0]:.3f}"
-
-
 def present(rows: pd.DataFrame, task: str) -> list[str]:
     """Methods that were run on a task, in the order of NAMES."""
     there = set(rows[rows.task == task].method)
@@ -234,7 +228,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
             "time_gap": "D(s, s') - D(s', s)",
         }
         body = [
-            [NAMES[method], *(show(values(rows, task, method, m)) for m in metrics)]
+            [NAMES[method], *(interval(values(rows, task, method, m)) for m in metrics)]
             for method in present(rows, task)
         ]
         result.append(Table(TITLES.get(task, task), ["method", *metrics.values()], body))
@@ -249,7 +243,7 @@ def tables(rows: pd.DataFrame) -> list[Table]:
             "paid_share_irl": "pairs paid by D_g",
         }
         body = [
-            [NAMES[method], *(show(values(rows, A, method, m)) for m in metrics)]
+            [NAMES[method], *(interval(values(rows, A, method, m)) for m in metrics)]
             for method in present(rows, A)
             if method != "bc"
         ]

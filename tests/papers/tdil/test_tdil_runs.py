@@ -1,6 +1,7 @@
 """Training, resuming, stacked seeds, simulators, demonstrations, evaluation and claims."""
 
 import dataclasses
+import functools
 import json
 
 import numpy as np

@@ -2,9 +2,10 @@
 
     python -m papers.meow.bench [--json FILE]
 
-SAC with two hidden layers of 256, batch 256, on HalfCheetah's sizes, replay sampling included on
-both sides, one thread. An update of a stack of S seeds counts S times. Repeats are interleaved and
-the ratio is that of the medians of one run.
+SAC with two hidden layers of 256 on HalfCheetah's sizes, replay sampling included on both sides. An
+update of a stack of S seeds counts S times. Repeats are interleaved and the ratio is that of the
+medians of one run. With one thread the clock is the process's CPU time, which a busy machine
+disturbs least; with several (`--threads 2`) it is the wall's, and wants an idle machine.
 """
 
 from __future__ import annotations
@@ -35,7 +36,8 @@ class BenchConfig:
 
     json: Path | None = None  # write the numbers here as well
     stack: int = 8  # seeds in the stack
-    batch: int = 256  # transitions per update
+    batch: tuple[int, ...] = (256, 64)  # transitions per update, one comparison each
+    threads: int = 1  # of PyTorch, for both sides
     repeats: int = 9  # interleaved repeats of each side
     updates: int = 4  # updates per repeat of a stack; the single side makes `stack` times as many
 
@@ -84,19 +86,28 @@ def peer(batch: int) -> Callable[[int], None]:
 def bench(cfg: BenchConfig) -> None:
     """Prints milliseconds per update and seed, and the ratios to stable-baselines3."""
     setup("cpu", 0)
-    torch.set_num_threads(1)
+    torch.set_num_threads(cfg.threads)
     torch.use_deterministic_algorithms(False)  # as the peer would run
+    result = {f"batch {batch}": compare(cfg, batch) for batch in cfg.batch}
+    if cfg.json:
+        files.write_json(cfg.json, result)
+
+
+def compare(cfg: BenchConfig, batch: int) -> dict[str, dict[str, float]]:
+    """All sides at one batch size."""
+    clock = time.process_time if cfg.threads == 1 else time.perf_counter
+    kind = "CPU" if cfg.threads == 1 else f"wall, {cfg.threads} threads"
     weights, noise = seed_generators(range(cfg.stack), 0), seed_generators(range(cfg.stack), 1)
     one = seed_generators((0,), 0), seed_generators((0,), 1)
     sides: dict[str, tuple[Callable[[int], None], int]] = {
-        "stable-baselines3 SAC": (peer(cfg.batch), 1),
-        "SAC, one seed": (stacked(SAC(*one, OBS, ACTION, SACConfig()), 1, cfg.batch), 1),
+        "stable-baselines3 SAC": (peer(batch), 1),
+        "SAC, one seed": (stacked(SAC(*one, OBS, ACTION, SACConfig()), 1, batch), 1),
         f"SAC, {cfg.stack} seeds stacked": (
-            stacked(SAC(weights, noise, OBS, ACTION, SACConfig()), cfg.stack, cfg.batch),
+            stacked(SAC(weights, noise, OBS, ACTION, SACConfig()), cfg.stack, batch),
             cfg.stack,
         ),
         f"MEow, {cfg.stack} seeds stacked": (
-            stacked(MEow(weights, noise, OBS, ACTION, MEowConfig()), cfg.stack, cfg.batch),
+            stacked(MEow(weights, noise, OBS, ACTION, MEowConfig()), cfg.stack, batch),
             cfg.stack,
         ),
     }
@@ -106,11 +117,11 @@ def bench(cfg: BenchConfig) -> None:
     for _ in range(cfg.repeats):
         for name, (call, S) in sides.items():
             n = cfg.updates * cfg.stack // S
-            began = time.process_time()
+            began = clock()
             call(n)
-            seconds[name].append((time.process_time() - began) / (n * S))
+            seconds[name].append((clock() - began) / (n * S))
     theirs = median(seconds["stable-baselines3 SAC"])
-    result = {}
+    result: dict[str, dict[str, float]] = {}
     for name, values in seconds.items():
         mine = median(values)
         result[name] = {
@@ -120,13 +131,12 @@ def bench(cfg: BenchConfig) -> None:
         }
         spread = np.percentile(values, [25, 75]) * 1e3
         print(
-            f"{name:28s} {1e3 * mine:6.2f} ms per update and seed of CPU "
+            f"batch {batch:3d}  {name:24s} {1e3 * mine:6.2f} ms per update and seed of {kind} "
             f"[{spread[0]:.2f}, {spread[1]:.2f}], {1 / mine:6.0f} per second, "
             f"{theirs / mine:.2f} x stable-baselines3",
             flush=True,
         )
-    if cfg.json:
-        files.write_json(cfg.json, result)
+    return result
 
 
 if __name__ == "__main__":

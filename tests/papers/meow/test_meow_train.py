@@ -390,7 +390,10 @@ def test_reference_run_and_bench(tmp_path, capsys):
     with pytest.raises(UserError, match="one seed"):
         reference.train(dataclasses.replace(cfg, seed=(0, 1)))
 
-    bench.bench(bench.BenchConfig(tmp_path / "bench.json", stack=2, batch=8, repeats=1, updates=1))
+    bench.bench(
+        bench.BenchConfig(tmp_path / "bench.json", stack=2, batch=(8, 4), repeats=1, updates=1)
+    )
     result = json.loads((tmp_path / "bench.json").read_text())
-    assert len(result) == 4 == capsys.readouterr().out.count("x stable-baselines3\n")
-    assert result["stable-baselines3 SAC"]["over stable-baselines3"] == 1
+    assert [len(sides) for sides in result.values()] == [4, 4]
+    assert capsys.readouterr().out.count("x stable-baselines3\n") == 8
+    assert result["batch 8"]["stable-baselines3 SAC"]["over stable-baselines3"] == 1

@@ -222,8 +222,9 @@ def evaluate_points(
     rows, columns = torch.linspace(height, -height, GRID), torch.linspace(-width, width, GRID)
     grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).view(-1, 2)
     exact = density.log_prob_and_score(grid)[0].exp()
-    model = with_weights(flow, weights["ema"])
-    learnt = method.log_prob(model, grid.expand(len(out.seeds), -1, -1))[0].exp()
+    model = with_weights(flow, weights["ema"]).double()
+    learnt = method.log_prob(model, grid.double().expand(len(out.seeds), -1, -1))[0].exp()
+    learnt = learnt.nan_to_num()  # where the flow overflows there is nothing to draw
     for name, p in (("exact", exact), ("learnt", learnt)):
         if name == "learnt" or out.label["method"] == "ml":
             grey = (255 * (p / exact.max()).clamp(0, 1)).round().int()

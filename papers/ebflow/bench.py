@@ -27,7 +27,7 @@ class BenchConfig:
     json: Path | None = None  # also write the numbers here
     device: str = "cpu"  # cpu or cuda
     batch: int = 20  # samples per step
-    fc: tuple[int, ...] = (512, 1024, 2048)  # D of the FC model
+    fc: tuple[int, ...] = (500, 1000, 2000)  # D of the FC model
     cnn: tuple[int, ...] = (8, 28)  # side of the CNN's images
     repeats: int = 3  # interleaved; medians are compared
 

@@ -36,7 +36,7 @@ class Config:
 
     out: Path = Path("runs/scratch")  # run directory
     device: str = "cpu"  # cpu or cuda
-    fc: tuple[int, ...] = (64, 256, 512, 784, 1024, 2048)  # D of the FC model
+    fc: tuple[int, ...] = (64, 256, 500, 784, 1000, 1024, 1500, 2000)  # D of the FC model
     cnn: tuple[int, ...] = (8, 16, 24, 28)  # side n of the CNN's images (1, n, n), D = n^2
     batch: tuple[int, ...] = (100, 20)  # samples per step; the paper's is 100
     repeats: int = 7  # of which the median is compared

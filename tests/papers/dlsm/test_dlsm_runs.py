@@ -436,7 +436,7 @@ def test_inception_metrics_at_the_paper_scale(cifar, tmp_path, monkeypatch):
         return lambda x: (seen.append(len(x)), (x @ weight, x @ weight))[1]
 
     monkeypatch.setattr(judges, "inception", stand_in)
-    cfg = tiny(tmp_path, "score", inception=True, samples=10)
+    cfg = tiny(tmp_path, "score", inception=True, samples=25)
     train.train(cfg)
     evaluate(EvalConfig(run=cfg.out))
     table = values(cfg).set_index("metric").value

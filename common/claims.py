@@ -198,6 +198,18 @@ def values(rows: pd.DataFrame, task: str, method: str, metric: str) -> np.ndarra
     return rows[at].sort_values("seed").value.dropna().to_numpy(dtype=float)
 
 
+def needed(rows: pd.DataFrame, task: str, method: str, metric: str, least: int = 2) -> np.ndarray:
+    """``values`` that a claim cannot do without.
+
+    Raises:
+        NoResults: if there are fewer than ``least``; two are what an interval takes.
+    """
+    found = values(rows, task, method, metric)
+    if len(found) < least:
+        raise NoResults(f"{len(found)} values of {metric} of {method} on {task}")
+    return found
+
+
 def interval(sample: np.ndarray) -> str:
     """A table's cell: the mean with its interval, one value as it is, an en dash for none."""
     if len(sample) == 0:

@@ -17,6 +17,7 @@ from common.claims import (
     claims_cli,
     compare,
     curves,
+    needed,
     not_worse,
     values,
 )
@@ -55,10 +56,7 @@ def pick(rows: pd.DataFrame, method: str, metric: str, task: str = "moons") -> n
     Raises:
         NoResults: if there are none, or one where an interval is needed (all but CIFAR).
     """
-    found = values(rows, task, method, metric)
-    if len(found) < (1 if task.startswith("cifar") else 2):
-        raise NoResults(f"{len(found)} values of {metric} of {method} on {task}")
-    return found
+    return needed(rows, task, method, metric, least=1 if task.startswith("cifar") else 2)
 
 
 # -- judges -----------------------------------------------------------------------------------

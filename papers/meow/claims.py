@@ -18,6 +18,7 @@ from common.claims import (
     compare,
     curves,
     interval,
+    needed,
     values,
 )
 from common.plotting import Figure, colours, curve, panels
@@ -43,18 +44,6 @@ COLOURS = colours(list(NAMES), "meow")
 
 
 # -- judges -----------------------------------------------------------------------------------
-
-
-def pick(rows: pd.DataFrame, task: str, method: str, metric: str) -> np.ndarray:
-    """Values in the order of seeds.
-
-    Raises:
-        NoResults: if there are fewer than two, of which no interval can be made.
-    """
-    found = values(rows, task, method, metric)
-    if len(found) < 2:
-        raise NoResults(f"{metric} of {NAMES[method]} on {task} for fewer than two seeds")
-    return found
 
 
 def exact(rows: pd.DataFrame) -> Judgement:
@@ -100,15 +89,15 @@ def monte_carlo_errs(rows: pd.DataFrame) -> Judgement:
 
 def all_goals(rows: pd.DataFrame) -> Judgement:
     """M3: every goal often enough in all seeds but one, and no less evenly than SAC."""
-    rarest = pick(rows, GOAL_TASK, "meow", "rarest_goal")
-    good, needed = int((rarest >= RAREST).sum()), len(rarest) - 1
-    ours = pick(rows, GOAL_TASK, "meow", "goal_entropy")
-    sac = pick(rows, GOAL_TASK, "sac", "goal_entropy")
+    rarest = needed(rows, GOAL_TASK, "meow", "rarest_goal")
+    good, enough = int((rarest >= RAREST).sum()), len(rarest) - 1
+    ours = needed(rows, GOAL_TASK, "meow", "goal_entropy")
+    sac = needed(rows, GOAL_TASK, "sac", "goal_entropy")
     ci = paired_diff(ours, sac)
     return all_of(
         {
             "all four goals": compare(
-                good, needed, ours=f"each in {RAREST:.0%} or more of {good} of {len(rarest)} seeds"
+                good, enough, ours=f"each in {RAREST:.0%} or more of {good} of {len(rarest)} seeds"
             ),
             "entropy of the goals, less SAC's": by_interval(
                 ci, ours=f"{ours.mean():.2f} against {sac.mean():.2f} nats: {ci}"
@@ -119,16 +108,16 @@ def all_goals(rows: pd.DataFrame) -> Judgement:
 
 def shifts_necessary(rows: pd.DataFrame) -> Judgement:
     """M4: final return, MEow less vanilla."""
-    ours = pick(rows, CHEETAH, "meow", "final_return")
-    without = pick(rows, CHEETAH, "meow-vanilla", "final_return")
+    ours = needed(rows, CHEETAH, "meow", "final_return")
+    without = needed(rows, CHEETAH, "meow-vanilla", "final_return")
     ci = paired_diff(ours, without)
     return by_interval(ci, ours=f"{ours.mean():.0f} against {without.mean():.0f}: {ci}")
 
 
 def determinants_tame(rows: pd.DataFrame) -> Judgement:
     """M5: drift of sum log sigma since the start, vanilla above MEow in every seed."""
-    ours = pick(rows, CHEETAH, "meow", "log_det_drift")
-    without = pick(rows, CHEETAH, "meow-vanilla", "log_det_drift")
+    ours = needed(rows, CHEETAH, "meow", "log_det_drift")
+    without = needed(rows, CHEETAH, "meow-vanilla", "log_det_drift")
     margin = without - ours
     text = (
         f"{without.mean():.2f} against {ours.mean():.2f} nats; "
@@ -139,14 +128,14 @@ def determinants_tame(rows: pd.DataFrame) -> Judgement:
 
 def clipping_helps(rows: pd.DataFrame) -> Judgement:
     """M6: area under the curve, MEow less LRS only."""
-    ci = paired_diff(pick(rows, CHEETAH, "meow", "auc"), pick(rows, CHEETAH, "meow-lrs", "auc"))
+    ci = paired_diff(needed(rows, CHEETAH, "meow", "auc"), needed(rows, CHEETAH, "meow-lrs", "auc"))
     return by_interval(ci)
 
 
 def near_sac(rows: pd.DataFrame) -> Judgement:
     """M7: final return at equal steps above 0.7 times SAC's."""
-    ours = pick(rows, CHEETAH, "meow", "final_return")
-    sac = pick(rows, CHEETAH, "sac", "final_return")
+    ours = needed(rows, CHEETAH, "meow", "final_return")
+    sac = needed(rows, CHEETAH, "sac", "final_return")
     ci = diff(ours, SHARE_OF_SAC * sac)
     text = f"{ours.mean():.0f} against {SHARE_OF_SAC} x {sac.mean():.0f}: {ci}"
     if sac.mean() <= 0:  # the margin would be on the wrong side

@@ -19,6 +19,7 @@ from common.claims import (
     compare,
     curves,
     interval,
+    needed,
     values,
 )
 from common.plotting import Figure, colours, curve, dashes, panels
@@ -45,18 +46,6 @@ NAMES = {
 # -- reading rows -----------------------------------------------------------------------------
 
 
-def pick(rows: pd.DataFrame, method: str, task: str, metric: str) -> np.ndarray:
-    """Values in the order of seeds.
-
-    Raises:
-        NoResults: if there are none.
-    """
-    found = values(rows, task, method, metric)
-    if not len(found):
-        raise NoResults(f"no {metric} of {NAMES[method]} on {task}")
-    return found
-
-
 def score_of(task: str) -> str:
     """The metric by which methods are compared."""
     return SCORE.get(task, "relative_return")
@@ -67,10 +56,10 @@ def score_of(task: str) -> str:
 
 def learns_reachability(rows: pd.DataFrame) -> Judgement:
     """T1: AUC over all pairs of cells, and the walls are seen."""
-    gap = pick(rows, "tdil", A, "d_open") - pick(rows, "tdil", A, "d_walled")
+    gap = needed(rows, A, "tdil", "d_open") - needed(rows, A, "tdil", "d_walled")
     return all_of(
         {
-            "AUC >= .95": by_interval(mean_ci(pick(rows, "tdil", A, "auc")), 0.95),
+            "AUC >= .95": by_interval(mean_ci(needed(rows, A, "tdil", "auc")), 0.95),
             "open - walled >= .05": by_interval(mean_ci(gap), 0.05),
         }
     )
@@ -78,8 +67,8 @@ def learns_reachability(rows: pd.DataFrame) -> Judgement:
 
 def denser_reward(rows: pd.DataFrame) -> Judgement:
     """T2: share of (cell, action) that is paid: twice the demonstration's, but not everything."""
-    share = mean_ci(pick(rows, "tdil", A, "paid_share_tdil"))
-    irl = pick(rows, "gail", A, "paid_share_irl")
+    share = mean_ci(needed(rows, A, "tdil", "paid_share_tdil"))
+    irl = needed(rows, A, "gail", "paid_share_irl")
     text = f"{share}; exact table 0.300; GAIL-style reward {irl.mean():.3f}"
     return all_of(
         {
@@ -93,15 +82,15 @@ def recovers(task: str) -> Any:
     """T3: success from all starts, above BC; at least GAIL's mean, with and without BC."""
 
     def judge(rows: pd.DataFrame) -> Judgement:
-        ours = pick(rows, "tdil", task, "success")
+        ours = needed(rows, task, "tdil", "success")
         parts = {}
-        theirs = pick(rows, "bc", task, "success")
+        theirs = needed(rows, task, "bc", "success")
         ci = paired_diff(ours, theirs)
         parts["above BC"] = by_interval(
             ci, ours=f"{ours.mean():.3f} against {theirs.mean():.3f}: {ci}"
         )
         for method in ("gail", "gail-bc"):
-            theirs = pick(rows, method, task, "success")
+            theirs = needed(rows, task, method, "success")
             parts[f"at least {NAMES[method]}, in the mean"] = compare(
                 float(ours.mean() - theirs.mean()), 0.0, ours=f"{theirs.mean():.3f}"
             )
@@ -112,9 +101,9 @@ def recovers(task: str) -> Any:
 
 def time_matters(rows: pd.DataFrame) -> Judgement:
     """T4: D tells forward from backward on transitions of the final Hopper policy."""
-    gap = mean_ci(pick(rows, "tdil", C, "time_gap"))
+    gap = mean_ci(needed(rows, C, "tdil", "time_gap"))
     with_, without = (
-        pick(rows, method, B, "success").mean() for method in ("tdil", "tdil-no-hard")
+        needed(rows, B, method, "success").mean() for method in ("tdil", "tdil-no-hard")
     )
     text = f"{gap}; reported: success on B {with_:.3f} with hard negatives, {without:.3f} without"
     return by_interval(gap, 0.3, ours=text, b_with=with_, b_without=without)
@@ -122,7 +111,7 @@ def time_matters(rows: pd.DataFrame) -> Judgement:
 
 def selects_blindly(rows: pd.DataFrame) -> Judgement:
     """T5: rank correlation of rho_rel with the return over a run's checkpoints, on C."""
-    ci = mean_ci(pick(rows, "tdil", C, "spearman"))
+    ci = mean_ci(needed(rows, C, "tdil", "spearman"))
     found = {task: values(rows, task, "tdil", "spearman") for task in (A, B)}
     other = {task: float(x.mean()) if len(x) else float("nan") for task, x in found.items()}
     text = f"{ci}; reported: {other[A]:.2f} on A, {other[B]:.2f} on B"
@@ -136,7 +125,7 @@ def expert_level(rows: pd.DataFrame) -> Judgement:
         raise NoResults("no simulator task was run")
     parts = {}
     for task in found.task.unique():
-        ratio = pick(rows, "tdil", task, "relative_return")
+        ratio = needed(rows, task, "tdil", "relative_return")
         parts[str(task)] = by_interval(mean_ci(ratio), 0.9)
     return all_of(parts)
 

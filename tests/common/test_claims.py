@@ -6,7 +6,7 @@ import pytest
 
 from common import claims
 from common.claims import Claim, Judgement
-from common.stats import Interval, paired_diff
+from common.stats import Interval, mean_ci, paired_diff
 
 
 def interval(low, high):
@@ -88,3 +88,23 @@ def test_curves_are_spread_over_their_steps():
     )
     assert frame["value"].tolist() == [10.0, 20.0, 5.0]
     assert frame["step"].tolist()[:2] == [1.0, 2.0] and np.isnan(frame["step"].iloc[2])
+
+
+def test_what_a_claim_needs_is_there_or_the_claim_says_so():
+    rows = pd.DataFrame(
+        [
+            {"task": "t", "method": "m", "metric": "x", "seed": seed, "value": value}
+            for seed, value in ((1, 2.0), (0, 1.0))
+        ]
+    )
+    assert claims.needed(rows, "t", "m", "x").tolist() == [1.0, 2.0]
+    assert claims.needed(rows, "t", "m", "x", least=1).tolist() == [1.0, 2.0]
+    with pytest.raises(claims.NoResults, match="1 values of x of m on t"):
+        claims.needed(rows[:1], "t", "m", "x")
+    with pytest.raises(claims.NoResults, match="0 values of y of m on t"):
+        claims.needed(rows, "t", "m", "y", least=1)
+
+
+def test_a_cell_is_an_interval_a_value_or_a_dash():
+    assert claims.interval(np.zeros(0)) == "–" and claims.interval(np.array([0.12345])) == "0.123"
+    assert claims.interval(np.array([1.0, 2.0, 3.0])) == str(mean_ci([1.0, 2.0, 3.0]))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from common.random_bits import GOLDEN, mix64
 from papers.rl_cfr.solver import jit
 
 Float = NDArray[np.float64]
@@ -114,22 +115,14 @@ def act(weights: tuple[Float, ...], features: Float) -> Float:
 
 
 @jit
-def _mix64(z: Any) -> Any:
-    """Finaliser of SplitMix64 on a uint64."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-@jit
 def random_action(key: int, features: Float, n_pairs: int) -> Float:
     """Uniform action [2K] that is a pure function of the stream and of the public state."""
-    state = _mix64(np.uint64(key))
+    state = mix64(np.uint64(key))
     for v in features:
-        state = _mix64(state + np.uint64(np.int64(v * 1e6) + np.int64(1 << 40)))
+        state = mix64(state + np.uint64(np.int64(v * 1e6) + np.int64(1 << 40)))
     action = np.empty(2 * n_pairs)
     for j in range(2 * n_pairs):
-        state = _mix64(state + np.uint64(0x9E3779B97F4A7C15))
+        state = mix64(state + GOLDEN)
         action[j] = np.float64(state >> np.uint64(11)) * 2.0**-52 - 1.0
     return action
 

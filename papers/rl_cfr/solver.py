@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.jit import jit_of
+from common.random_bits import SOURCE as RANDOM_BITS
 
 Float = NDArray[np.float64]
 Int = NDArray[np.int64]
@@ -29,7 +30,7 @@ WARM_UP = 20  # iterations that enter no average (repository)
 ALPHA = 1.5  # exponent of the discount of positive regrets (paper: DCFR(1.5, 0, 2))
 
 _FILES = ("solver", "abstraction", "task")
-jit = jit_of(*(Path(__file__).with_name(f"{name}.py") for name in _FILES))
+jit = jit_of(*(Path(__file__).with_name(f"{name}.py") for name in _FILES), RANDOM_BITS)
 
 
 class Tree(NamedTuple):

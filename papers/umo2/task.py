@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 
 from common.errors import UserError, choose
 from common.jit import jit_of
+from common.random_bits import SOURCE as RANDOM_BITS
+from common.random_bits import mix64
+from common.random_bits import uniform as uniform_of
 
 Vector = NDArray[np.float64]
 Index = NDArray[np.int64]
@@ -40,7 +43,8 @@ jit = jit_of(
     *(
         Path(__file__).with_name(f"{name}.py")
         for name in ("task", "method", "baselines", "simulate", "olo")
-    )
+    ),
+    RANDOM_BITS,
 )
 
 
@@ -68,19 +72,9 @@ class Network(NamedTuple):
 
 
 @jit
-def mix64(z: int) -> int:
-    """Finaliser of SplitMix64 (Steele, Lea and Flood 2014) on a uint64."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-@jit
 def uniform(key: int, t: int, index: int) -> float:
     """The uniform of stream ``key`` at slot t and index < 65536, in (0, 1)."""
-    counter = np.uint64(t) * np.uint64(65536) + np.uint64(index) + np.uint64(1)
-    z = mix64(np.uint64(key) + counter * np.uint64(0x9E3779B97F4A7C15))
-    return (np.float64(z >> np.uint64(12)) + 0.5) * 2.0**-52
+    return uniform_of(key, np.uint64(t) * np.uint64(65536) + np.uint64(index))
 
 
 @jit

@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 
 from common.errors import UserError, choose
 from common.jit import jit_of
+from common.random_bits import SOURCE as RANDOM_BITS
+from common.random_bits import mix64, uniform
 
 TAIL_ABOVE_ALPHA = 0.05  # tail index minus alpha: the alpha-th moment is finite, barely
 GAP = 0.2  # Delta of E2, E3
@@ -31,7 +33,8 @@ TALLY = ("regret", "best_pulls", "skipped")  # what a run counts, in this order
 REGRET, BEST_PULLS, SKIPPED = range(3)
 
 
-jit = jit_of(*(Path(__file__).with_name(f"{name}.py") for name in ("task", "method", "baselines")))
+_FILES = ("task", "method", "baselines")
+jit = jit_of(*(Path(__file__).with_name(f"{name}.py") for name in _FILES), RANDOM_BITS)
 
 
 class Bandit(NamedTuple):
@@ -56,21 +59,6 @@ class Known(NamedTuple):
 
 
 # -- random numbers and losses ------------------------------------------------------------------
-
-
-@jit
-def mix64(z: int) -> int:
-    """Finaliser of SplitMix64 (Steele, Lea and Flood 2014) on a uint64."""
-    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return z ^ (z >> np.uint64(31))
-
-
-@jit
-def uniform(key: int, counter: int) -> float:
-    """The ``counter``-th uniform of stream ``key``, in (0, 1)."""
-    z = mix64(np.uint64(key) + (np.uint64(counter) + np.uint64(1)) * np.uint64(0x9E3779B97F4A7C15))
-    return (np.float64(z >> np.uint64(12)) + 0.5) * 2.0**-52
 
 
 @jit

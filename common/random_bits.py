@@ -28,7 +28,7 @@ def mix64(z: Any) -> Any:
 
 
 @jit
-def uniform(key: Any, counter: Any) -> float:
+def uniform(key: Any, counter: Any) -> Any:
     """The ``counter``-th (from 0) uniform of stream ``key``, in (0, 1): 52 bits, and a half."""
     z = mix64(np.uint64(key) + (np.uint64(counter) + np.uint64(1)) * GOLDEN)
     return (np.float64(z >> np.uint64(12)) + 0.5) * 2.0**-52

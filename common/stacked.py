@@ -188,11 +188,19 @@ class MLP(nn.Module):
         return x if lead is None else x.unflatten(1, lead)
 
 
-def clip_grad_norm_per_seed(parameters: Sequence[Tensor], max_norm: float) -> Tensor:
+def clip_grad_norm_per_seed(
+    parameters: Sequence[Tensor], max_norm: float, *, drop_overflow: bool = False
+) -> Tensor:
     """Clips the gradient norm of every seed by itself; returns the norms before clipping. [S].
 
     The squares are summed relative to the largest entry, so that huge gradients (exponential
     losses) give a finite norm and keep their direction instead of being scaled to zero.
+
+    Args:
+        parameters: [S, ...] each.
+        max_norm: largest norm of a seed's gradient.
+        drop_overflow: a seed whose norm is not finite sits the step out with a gradient of zero;
+            otherwise its gradient stays as it is, not finite.
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     with torch.no_grad():
@@ -216,6 +224,9 @@ def clip_grad_norm_per_seed(parameters: Sequence[Tensor], max_norm: float) -> Te
             scale = torch.where(norms > max_norm, max_norm / norms.clamp(min=1e-30), 1.0)
             for g in grads:
                 g.mul_(scale.view(-1, *([1] * (g.dim() - 1))))
+        if drop_overflow and bool((lost := ~norms.isfinite()).any()):
+            for g in grads:
+                g[lost] = 0.0
     return norms
 
 

@@ -124,12 +124,7 @@ def step_of(
     parameters = list(flow.parameters())
     optimiser.zero_grad(set_to_none=True)
     loss.sum().backward()  # seeds share no parameters
-    norm = clip_grad_norm_per_seed(parameters, clip)
-    lost = ~norm.isfinite()
-    if bool(lost.any()):
-        for p in parameters:
-            if p.grad is not None:
-                p.grad[lost] = 0.0
+    norm = clip_grad_norm_per_seed(parameters, clip, drop_overflow=True)
     optimiser.step()
     ema.update()
     return norm

@@ -71,6 +71,22 @@ def test_clip_survives_huge_gradients() -> None:
     assert p.grad[1].tolist() == [1.0, 0.0]
 
 
+@pytest.mark.parametrize("overflow", [float("inf"), float("nan")])
+def test_a_seed_that_overflows_is_dropped_on_request(overflow: float) -> None:
+    for drop in (False, True):
+        p, q = nn.Parameter(torch.zeros(2, 2)), nn.Parameter(torch.zeros(2))
+        p.grad = torch.tensor([[overflow, 1.0], [3.0, 0.0]])
+        q.grad = torch.tensor([2.0, 4.0])
+        norms = clip_grad_norm_per_seed([p, q], 1.0, drop_overflow=drop)
+        assert not norms[0].isfinite() and norms[1] == 5.0
+        assert p.grad[1].tolist() == pytest.approx([0.6, 0.0])
+        assert q.grad[1].item() == pytest.approx(0.8)
+        if drop:
+            assert p.grad[0].tolist() == [0.0, 0.0] and q.grad[0] == 0.0
+        else:
+            assert not p.grad[0].isfinite().all()
+
+
 def test_adam_steps_do_not_mix_seeds() -> None:
     def run(seeds: tuple[int, ...]) -> torch.Tensor:
         net = StackedMLP(seed_generators(seeds, 0), SIZES)

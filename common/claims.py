@@ -1,50 +1,59 @@
-"""Claims: statements of a paper as functions of the results that return a verdict.
+"""Claims: statements of a paper as functions of the rows and of the method that is judged.
 
-Verdicts: ``reproduced``, ``contradicted``, ``inconclusive`` (the interval straddles the
-threshold), ``needs <scale>``. A claim that does not hold stays, with its evidence.
+A judge is called with the paper's method and again with every other one of its table in its place.
+A claim about the contribution that a method without it meets as well is ``reproduced, not
+specific``. The other verdicts: ``reproduced``, ``contradicted``, ``inconclusive`` (the interval
+straddles the threshold), ``needs <scale>``. A claim that does not hold stays, with its evidence.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import tomllib
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from common import files
 from common.cli import run_cli
-from common.stats import Interval, mean_ci
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+from common.methods import Methods
+from common.rows import NoResults, Rows
+from common.stats import Interval
 
 REPRODUCED = "reproduced"
+NOT_SPECIFIC = "reproduced, not specific"
 CONTRADICTED = "contradicted"
 INCONCLUSIVE = "inconclusive"
 NOT_JUDGED = "not judged"  # at smoke, which proves wiring only
 
+SCALES = ("default", "gpu", "paper", "study")  # from the smallest: what "needs" names
+WITHOUT_THE_CONTRIBUTION = ("ablation", "baseline")
+
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the results say of a claim.
+    """What the rows say of a claim.
 
     Attributes:
         verdict: one of the verdicts above.
-        ours: our number with its interval, as the README shows it.
+        ours: our number with its interval, short: a cell of the README.
         evidence: the plain numbers behind the verdict.
+        details: a longer text for ``results/<scale>.md``; default: ``ours``.
     """
 
     verdict: str
     ours: str
     evidence: Mapping[str, Any] = field(default_factory=dict)
+    details: str = ""
 
 
-class NoResults(LookupError):
-    """The rows lack what a claim needs (a part of the runs was made); says which."""
+Judge = Callable[[Rows, str], Judgement]
 
 
 @dataclass(frozen=True)
@@ -53,35 +62,70 @@ class Claim:
 
     Attributes:
         id: short name, as in the paper's notes.
-        statement: what is claimed, in a sentence.
+        statement: what is claimed, in 25 words or fewer; horizon, seeds and setting are named
+            where the verdict depends on them.
         source: where the paper says it.
         paper: the paper's number or rate.
-        scales: the scales whose results can decide it.
-        judge: rows -> :class:`Judgement`; raises :class:`NoResults`.
+        judge: (rows, method) -> :class:`Judgement`; raises :class:`NoResults` where rows lack.
+        method: the method that the paper claims it of, a name of the table.
+        tasks: what has to have been run (patterns like "grid-*"; any task that matches will do).
+        against: the methods it is compared with; they are not put into the method's place.
+        specific: the claim is about the contribution, so that a method without it should fail.
+        shared: where not ``specific``: why others are expected to meet it as well.
+        headline: the paper's first claim, whose verdict the page's answer goes by (one a paper).
+        only: scales that can decide it, where having run the tasks is not enough.
     """
 
     id: str
     statement: str
     source: str
     paper: str
-    scales: tuple[str, ...]
-    judge: Callable[[pd.DataFrame], Judgement]
+    judge: Judge
+    method: str
+    tasks: tuple[str, ...]
+    against: tuple[str, ...] = ()
+    specific: bool = True
+    shared: str = ""
+    headline: bool = False
+    only: tuple[str, ...] = ()
 
-    def judged(self, rows: pd.DataFrame) -> Judgement:
-        """The judgement; inconclusive, with what is missing, where rows are."""
-        try:
-            return self.judge(rows)
-        except NoResults as missing:
-            return Judgement(INCONCLUSIVE, str(missing))
+    def __post_init__(self) -> None:
+        if self.specific == bool(self.shared):
+            raise ValueError(f"{self.id}: 'shared' says why a claim is not specific, and only then")
+
+    def possible(self, scale: str, plan: Plan) -> bool:
+        """Whether a scale runs what the claim needs."""
+        if self.only and scale not in self.only:
+            return False
+        return all(
+            any(
+                fnmatch(task or "", pattern) and run in (None, "all", method)
+                for run, task in plan.get(scale, ())
+            )
+            for pattern in self.tasks
+            for method in (self.method, *self.against)
+        )
 
 
-@dataclass(frozen=True)
-class Table:
-    """A table of the README: strings and numbers, row by row."""
+#: What each scale runs: pairs (method, task); None where a stage has no such axis.
+Plan = Mapping[str, Iterable[tuple[str | None, str | None]]]
 
-    title: str
-    columns: Sequence[str]
-    rows: Sequence[Sequence[Any]]
+
+def plan_of(manifest: Path) -> dict[str, list[tuple[str | None, str | None]]]:
+    """What the scales of a ``paper.toml`` run."""
+    scales = tomllib.loads(manifest.read_text(encoding="utf-8"))["scales"]
+    return {
+        name: [
+            (method, task)
+            for stage in scale["stages"]
+            for method in stage.get("methods", [None])
+            for task in stage.get("tasks", [None])
+        ]
+        for name, scale in scales.items()
+    }
+
+
+# -- judging ------------------------------------------------------------------------------------
 
 
 def by_interval(
@@ -130,7 +174,7 @@ def compare(
     ours: str | None = None,
     **evidence: Any,
 ) -> Judgement:
-    """Judge a number that has no sampling error of its own, or a claim stated on point values."""
+    """Judge a number that has no sampling error: an exact computation, a count of parameters."""
     holds = value >= threshold if above else value <= threshold
     return Judgement(
         REPRODUCED if holds else CONTRADICTED,
@@ -139,93 +183,129 @@ def compare(
     )
 
 
-def all_of(parts: Mapping[str, Judgement]) -> Judgement:
-    """A claim with several required parts: it holds if all do, and fails if one does."""
+def all_of(parts: Mapping[str, Judgement], note: str = "", *, spell_out: int = 2) -> Judgement:
+    """A claim with several required parts: it holds if all do, and fails if one does.
+
+    Args:
+        parts: by name.
+        note: ends the text.
+        spell_out: up to so many parts are all named in ``ours``; of more only those that fail.
+    """
     verdicts = [part.verdict for part in parts.values()]
     if all(v == REPRODUCED for v in verdicts):
         verdict = REPRODUCED
     elif CONTRADICTED in verdicts:
         verdict = CONTRADICTED
     else:
-        verdict = next((v for v in verdicts if v.startswith("needs")), INCONCLUSIVE)
-    held = [name for name, part in parts.items() if part.verdict == REPRODUCED]
-    ours = "; ".join(f"{name}: {part.ours} ({part.verdict})" for name, part in parts.items())
-    if held and len(held) < len(parts):
-        ours = f"partly ({len(held)} of {len(parts)} hold): {ours}"
+        verdict = INCONCLUSIVE
+    each = [f"{name}: {part.ours}" for name, part in parts.items()]
+    failing = [f"{n}: {p.ours}" for n, p in parts.items() if p.verdict != REPRODUCED]
+    held = len(parts) - len(failing)
+    if len(parts) <= spell_out:
+        text = "; ".join(each)
+    elif not failing:
+        text = f"all {len(parts)} parts hold"
+    else:
+        text = f"{held} of {len(parts)} parts hold; not " + "; ".join(failing)
+    details = "; ".join(f"{n}: {p.details or p.ours} ({p.verdict})" for n, p in parts.items())
     return Judgement(
-        verdict, ours, {n: {"verdict": p.verdict, **p.evidence} for n, p in parts.items()}
+        verdict,
+        "; ".join(filter(None, [text, note])),
+        {n: {"verdict": p.verdict, **p.evidence} for n, p in parts.items()},
+        "; ".join(filter(None, [details, note])),
     )
 
 
-def judge_all(claims: Sequence[Claim], rows: pd.DataFrame, scale: str) -> list[dict[str, Any]]:
-    """Judge every claim at ``scale``; a claim that this scale can't decide says what it needs."""
-    judged = []
-    for claim in claims:
-        if scale == "smoke":
-            result = Judgement(NOT_JUDGED, "smoke proves the wiring only")
-        elif scale not in claim.scales:
-            result = Judgement(f"needs {claim.scales[0]}", "")
-        else:
-            result = claim.judged(rows)
-        judged.append(
-            {
-                "id": claim.id,
-                "statement": claim.statement,
-                "source": claim.source,
-                "paper": claim.paper,
-                "ours": result.ours,
-                "verdict": result.verdict,
-                "evidence": plain(dict(result.evidence)),
-            }
-        )
-    return judged
+def substitutes(claim: Claim, methods: Methods[Any], rows: Rows) -> list[str]:
+    """The methods that are put into the judged one's place: all others that were run on its tasks.
 
-
-def long_form(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows as a data frame with one line per value: curves are spread over their steps."""
-    frame = pd.DataFrame(list(rows))
-    if "step" not in frame:
-        return frame
-    curves = frame["value"].map(lambda value: isinstance(value, list))
-    spread = frame[curves].explode(["step", "value"])
-    frame = pd.concat([frame[~curves], spread]).sort_index(kind="stable").reset_index(drop=True)
-    return frame.astype({"step": float, "value": float})
-
-
-def values(rows: pd.DataFrame, task: str, method: str, metric: str) -> np.ndarray:
-    """One number per seed of a metric, in the order of the seeds (those without one left out)."""
-    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
-    return rows[at].sort_values("seed").value.dropna().to_numpy(dtype=float)
-
-
-def needed(rows: pd.DataFrame, task: str, method: str, metric: str, least: int = 2) -> np.ndarray:
-    """``values`` that a claim cannot do without.
-
-    Raises:
-        NoResults: if there are fewer than ``least``; two are what an interval takes.
+    Methods that are not of the paper are tried as well, and never change its verdict.
     """
-    found = values(rows, task, method, metric)
-    if len(found) < least:
-        raise NoResults(f"{len(found)} values of {metric} of {method} on {task}")
-    return found
+    there = {
+        name
+        for pattern in claim.tasks
+        for task in rows.unique("task")
+        if fnmatch(task, pattern)
+        for name in rows.of(task=task).unique("method")
+    }
+    left_out = {claim.method, *claim.against}
+    return [name for name in methods if name in there and name not in left_out]
 
 
-def interval(sample: np.ndarray) -> str:
-    """A table's cell: the mean with its interval, one value as it is, an en dash for none."""
-    if len(sample) == 0:
-        return "–"
-    return str(mean_ci(sample)) if len(sample) > 1 else f"{sample[0]:.3g}"
+def judge(
+    claim: Claim, methods: Methods[Any], rows: Rows, scale: str, plan: Plan
+) -> dict[str, Any]:
+    """Judge a claim of its method, then of every other method in its place.
+
+    Returns:
+        The claim's entry in ``results.json``.
+    """
+    tried: list[str] = []
+    met: list[str] = []
+    if scale == "smoke":
+        result = Judgement(NOT_JUDGED, "smoke proves the wiring only")
+    else:
+        try:
+            if claim.only and scale not in claim.only:
+                raise NoResults(f"not judged at {scale}")
+            result = claim.judge(rows, claim.method)
+            tried, met = _others(claim, methods, rows)
+        except NoResults as missing:
+            result = _without_rows(claim, scale, plan, str(missing))
+    without = [name for name in met if methods[name].role in WITHOUT_THE_CONTRIBUTION]
+    if result.verdict == REPRODUCED and claim.specific and without:
+        result = dataclasses.replace(result, verdict=NOT_SPECIFIC)
+    return {
+        "id": claim.id,
+        "statement": claim.statement,
+        "source": claim.source,
+        "paper": claim.paper,
+        "method": claim.method,
+        "headline": claim.headline,
+        "specific": claim.specific,
+        "shared": claim.shared,
+        "ours": result.ours,
+        "details": result.details or result.ours,
+        "tried": tried,
+        "also_met_by": [_marked(methods, name) for name in met],
+        "verdict": result.verdict,
+        "evidence": plain(dict(result.evidence)),
+    }
 
 
-def curves(
-    rows: pd.DataFrame, task: str, method: str, metric: str
-) -> tuple[np.ndarray, np.ndarray]:
-    """Steps [T] and values [n_seeds, T] of a logged curve."""
-    if "step" not in rows:
-        return np.zeros(0), np.zeros((0, 0))
-    at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
-    table = rows[at & rows.step.notna()].pivot(index="seed", columns="step", values="value")
-    return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
+def _others(claim: Claim, methods: Methods[Any], rows: Rows) -> tuple[list[str], list[str]]:
+    """The methods that the judge could be asked of, and those that meet the claim."""
+    tried, met = [], []
+    for name in substitutes(claim, methods, rows):
+        try:
+            verdict = claim.judge(rows, name).verdict
+        except NoResults:
+            continue
+        tried.append(name)
+        if verdict == REPRODUCED:
+            met.append(name)
+    return tried, met
+
+
+def _marked(methods: Methods[Any], name: str) -> str:
+    """A method's label; † for one that is told what it cannot know."""
+    return methods.label(name) + ("†" if methods[name].role == "reference" else "")
+
+
+def _without_rows(claim: Claim, scale: str, plan: Plan, missing: str) -> Judgement:
+    """Inconclusive where this scale runs what is missing, else the scale that does."""
+    if claim.possible(scale, plan):
+        return Judgement(INCONCLUSIVE, missing)
+    able = [name for name in SCALES if name != scale and claim.possible(name, plan)]
+    smallest = (able or [*claim.only, "paper"])[0]
+    return Judgement(f"needs {smallest}", "")
+
+
+def judge_all(
+    claims: Sequence[Claim], methods: Methods[Any], rows: Rows, scale: str, plan: Plan
+) -> list[dict[str, Any]]:
+    """Judge every claim at ``scale``; those whose rows are not there say what they need."""
+    return [judge(claim, methods, rows, scale, plan) for claim in claims]
 
 
 def plain(value: Any) -> Any:
@@ -245,43 +325,50 @@ def plain(value: Any) -> Any:
 
 @dataclass
 class ClaimsConfig:
-    """Judge a paper's claims and draw its tables and figures."""
+    """Judge a paper's claims."""
 
     results: Path  # results.json with the rows
     scale: str = "default"  # scale the rows come from
-    out: Path = Path("judged")  # folder for claims.json and the figures
+    out: Path = Path("judged")  # folder for claims.json
+    power: bool = False  # for each inconclusive claim: how many seeds would decide it (power.json)
 
 
-def claims_cli(
-    claims: Sequence[Claim],
-    tables: Callable[[pd.DataFrame], Sequence[Table]],
-    figures: Callable[[pd.DataFrame, list[dict[str, Any]]], Mapping[str, Figure]],
-) -> None:
-    """Command line of a paper's ``claims.py``: rows in; ``claims.json`` and figures out."""
+def claims_cli(claims: Sequence[Claim], methods: Methods[Any]) -> None:
+    """Command line of a paper's ``claims.py``: rows in, ``claims.json`` out."""
+    folder = Path(sys.modules["__main__"].__file__ or ".").parent
 
-    def judge(cfg: ClaimsConfig) -> None:
-        results = files.read_json(cfg.results)
-        rows = long_form(results["rows"])
-        drawn = figures(rows, results.get("extras", []))
-        for name, figure in drawn.items():
-            cfg.out.mkdir(parents=True, exist_ok=True)
-            figure.savefig(cfg.out / f"{name}.png", metadata={"Software": None})
-        files.write_json(
-            cfg.out / "claims.json",
-            {
-                "claims": judge_all(claims, rows, cfg.scale),
-                "tables": [
-                    plain(
-                        {
-                            "title": table.title,
-                            "columns": list(table.columns),
-                            "rows": [list(row) for row in table.rows],
-                        }
-                    )
-                    for table in tables(rows)
-                ],
-                "figures": sorted(drawn),
-            },
-        )
+    def run(cfg: ClaimsConfig) -> None:
+        rows = Rows(files.read_json(cfg.results)["rows"])
+        if cfg.power:
+            from common.power import power_of_all
 
-    run_cli(judge, ClaimsConfig)
+            files.write_json(cfg.out / "power.json", power_of_all(claims, rows))
+            return
+        judged = judge_all(claims, methods, rows, cfg.scale, plan_of(folder / "paper.toml"))
+        files.write_json(cfg.out / "claims.json", {"claims": judged})
+
+    run_cli(run, ClaimsConfig)
+
+
+__all__ = [
+    "CONTRADICTED",
+    "INCONCLUSIVE",
+    "NOT_JUDGED",
+    "NOT_SPECIFIC",
+    "REPRODUCED",
+    "Claim",
+    "Interval",
+    "Judgement",
+    "NoResults",
+    "Plan",
+    "Rows",
+    "all_of",
+    "by_interval",
+    "claims_cli",
+    "compare",
+    "judge",
+    "judge_all",
+    "not_worse",
+    "plain",
+    "plan_of",
+]

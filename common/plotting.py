@@ -15,13 +15,10 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from common.methods import METHOD_COLOUR as METHOD
+from common.methods import OTHER_COLOURS as OTHERS
 from common.stats import band
 
-METHOD = "#D55E00"  # the paper's method, everywhere
-OTHERS = (
-    *("#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#000000", "#8C6D31", "#7F7F7F"),
-    *("#882255", "#F0E442", "#332288", "#AA4499"),
-)
 _DASHES = ("-", "--", ":", "-.")
 
 plt.rcParams.update(

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 
 from common import plotting
-from common.claims import (
+from common.claims_v1 import (
     CONTRADICTED,
     INCONCLUSIVE,
     REPRODUCED,

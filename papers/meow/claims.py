@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from common.claims import (
+from common.claims_v1 import (
     Claim,
     Judgement,
     NoResults,

@@ -14,7 +14,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from common.claims import (
+from common.claims_v1 import (
     INCONCLUSIVE,
     Claim,
     Judgement,

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.ticker import NullFormatter
 
 from common import plotting
-from common.claims import (
+from common.claims_v1 import (
     CONTRADICTED,
     INCONCLUSIVE,
     REPRODUCED,

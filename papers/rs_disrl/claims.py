@@ -17,7 +17,7 @@ import pandas as pd
 import scipy.stats
 from matplotlib.figure import Figure
 
-from common.claims import (
+from common.claims_v1 import (
     Claim,
     Judgement,
     NoResults,

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from common.claims import (
+from common.claims_v1 import (
     Claim,
     Judgement,
     NoResults,

@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common import claims
-from common.claims import Claim, Judgement
+from common import claims_v1 as claims
+from common.claims_v1 import Claim, Judgement
 from common.stats import Interval, mean_ci, paired_diff
 
 

@@ -260,7 +260,7 @@ def test_training_learns_and_is_judged(tmp_path: Path) -> None:
     """BN nearly fits a small grid; rows, tables and figures come out of the evaluation."""
     import pandas as pd
 
-    from common.claims import long_form
+    from common.claims_v1 import long_form
 
     rows: list[dict] = []
     extras: list[dict] = []

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common.claims import judge_all, long_form
+from common.claims_v1 import judge_all, long_form
 from common.errors import UserError
 from common.run import Run
 from papers.bvvi import baselines, bench, claims, method, task

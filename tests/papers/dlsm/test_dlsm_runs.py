@@ -13,8 +13,8 @@ import pytest
 import torch
 import tyro
 
-from common.claims import judge_all, long_form
-from common.claims import values as values_of
+from common.claims_v1 import judge_all, long_form
+from common.claims_v1 import values as values_of
 from common.errors import UserError
 from common.run import Run
 from common.stacked import seed_generators

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
-from common.claims import long_form
+from common.claims_v1 import long_form
 from common.errors import UserError
 from common.run import Run
 from common.sac import Batch

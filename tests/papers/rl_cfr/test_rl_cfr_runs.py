@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from common import torch_utils
-from common.claims import judge_all, long_form
+from common.claims_v1 import judge_all, long_form
 from common.errors import UserError
 from common.run import Run
 from papers.rl_cfr import abstraction, baselines, bench, claims, eval, mdp, method, task, train

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED
+from common.claims_v1 import CONTRADICTED, INCONCLUSIVE, REPRODUCED
 from papers.rpe import claims
 
 

@@ -539,7 +539,7 @@ def test_claims_fail_where_they_should(claim, means):
 
 
 def test_tables_and_figures_of_a_run(tmp_path):
-    from common.claims import long_form
+    from common.claims_v1 import long_form
 
     rows, extras = [], []
     for name in ("grid", "continuous"):

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from common.claims import all_of, judge_all, long_form
+from common.claims_v1 import all_of, judge_all, long_form
 from common.errors import UserError
 from common.run import Run
 from papers.uniinf import bench, claims, task

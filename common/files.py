@@ -46,6 +46,18 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def read_text(path: Path) -> str:
+    """Text of a file (UTF-8, whatever the locale).
+
+    Raises:
+        UserError: if it is not UTF-8.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path} is not UTF-8 ({error}); restore it with git") from error
+
+
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     """:func:`write_bytes` for JSON; NaN and infinity are refused (they are not JSON)."""
     write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")

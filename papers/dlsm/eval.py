@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from common import ve_sde
+from common import image_judges, ve_sde
 from common.cli import run_cli
 from common.run import Run
 from common.sample_metrics import prdc
@@ -163,11 +163,11 @@ def moons_samples(out: Rows, method: str, samples: list[Tensor], task: Task) -> 
 def evaluate_images(cfg: Config, task: Task, net: nn.Module, device: torch.device) -> Rows:
     """Class-conditional samples of every seed, judged; with `score`, real images judged alike."""
     out = Rows(cfg)
-    extract = judges.inception(device) if cfg.inception else None
+    extract = image_judges.inception(device) if cfg.inception else None
     judge = make_judge(cfg, task, device, extract)
     fid = None
     if extract is not None:
-        fid = judges.inception_metrics(extract, as_float(load(task.name)[0]).to(device))
+        fid = image_judges.inception_metrics(extract, as_float(load(task.name)[0]).to(device))
     if cfg.method == "score":
         x, y = (part.to(device) for part in load(task.name))
         picked = torch.cat([torch.where(y == c)[0][: task.samples] for c in range(task.n_classes)])
@@ -229,7 +229,7 @@ def sample_classes(
 
 
 def make_judge(
-    cfg: Config, task: Task, device: torch.device, extract: judges.Inception | None
+    cfg: Config, task: Task, device: torch.device, extract: image_judges.Inception | None
 ) -> judges.Judge:
     """Real images and the networks trained on them; the same for every method and seed."""
     x, y = (part.to(device) for part in load(task.name))

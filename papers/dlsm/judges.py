@@ -1,6 +1,6 @@
 """How class-conditional samples are judged: by networks trained on the spot, none downloaded.
 
-None of them guides anything, none sees noise. Inception is used where FID and IS are asked for.
+None of them guides anything, none sees noise. FID and IS are in ``common/image_judges.py``.
 """
 
 from __future__ import annotations
@@ -166,62 +166,3 @@ def logistic_accuracy(x: Tensor, y: Tensor, x_test: Tensor, y_test: Tensor) -> f
 
     model = LogisticRegression(max_iter=1_000).fit(x.cpu().numpy(), y.cpu().numpy())
     return float(model.score(x_test.cpu().numpy(), y_test.cpu().numpy()))
-
-
-# --------------------------------------------------------------------------- FID and IS
-
-
-def frechet_distance(real: Tensor, fake: Tensor) -> float:
-    """|m - m'|^2 + tr(C + C' - 2 (C C')^(1/2)) between Gaussians fitted to features [N, F]."""
-    m = [x.double().mean(0) for x in (real, fake)]
-    c = [torch.cov(x.double().T) for x in (real, fake)]
-    # tr (C C')^(1/2) = sum of the roots of the eigenvalues of C^(1/2) C' C^(1/2)
-    values, vectors = torch.linalg.eigh(c[0])
-    root = vectors * values.clamp(min=0).sqrt() @ vectors.T
-    cross = torch.linalg.eigvalsh(root @ c[1] @ root).clamp(min=0).sqrt().sum()
-    return float((m[0] - m[1]).square().sum() + c[0].trace() + c[1].trace() - 2 * cross)
-
-
-def inception_score(logits: Tensor, splits: int = 10) -> float:
-    """exp E KL(p(class | image) || p(class)), the mean over splits of the images."""
-    log_p = torch.log_softmax(logits.double(), dim=-1)
-    scores = []
-    for part in log_p.chunk(splits):
-        marginal = part.exp().mean(0).log()
-        scores.append((part.exp() * (part - marginal)).sum(-1).mean().exp())
-    return float(torch.stack(scores).mean())
-
-
-Inception = Callable[[Tensor], tuple[Tensor, Tensor]]
-
-
-def inception(device: torch.device) -> Inception:
-    """FID's Inception: images [N, 3072] in [0, 1] -> pool features [N, 2048], logits [N, 1008].
-
-    From the package torch-fidelity, which downloads the weights.
-    """
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
-
-    net = FeatureExtractorInceptionV3("inception-v3-compat", ["2048", "logits_unbiased"])
-    net = net.to(device).eval()
-
-    def run(x: Tensor) -> tuple[Tensor, Tensor]:
-        images = (x.clamp(0, 1) * 255).to(torch.uint8).view(-1, 3, 32, 32)
-        return net(images)
-
-    return run
-
-
-def inception_metrics(extract: Inception, train: Tensor) -> Callable[[Tensor], dict[str, float]]:
-    """FID against all training images, as is usual, and the inception score."""
-    real = in_batches(lambda part: extract(part)[0], train, 100)
-
-    def metrics(x: Tensor) -> dict[str, float]:
-        pooled = in_batches(lambda part: extract(part)[0], x, 100)
-        logits = in_batches(lambda part: extract(part)[1], x, 100)
-        return {
-            "fid": frechet_distance(real, pooled),
-            "inception_score": inception_score(logits),
-        }
-
-    return metrics

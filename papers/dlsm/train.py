@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from common.cli import run_cli
 from common.ema import Ema
 from common.errors import UserError, choose
+from common.image_judges import require_inception
 from common.run import Run
 from common.score import noise_level
 from common.stacked import (
@@ -194,6 +195,8 @@ def draw(
 def train(cfg: Config) -> None:
     """Train, or go on from the last checkpoint."""
     task = resolve(cfg)
+    if cfg.inception:
+        require_inception()  # before weeks of training, not after
     run = Run.open(cfg.out, cfg)
     if run.finished:
         return

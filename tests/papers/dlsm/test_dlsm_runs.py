@@ -13,6 +13,7 @@ import pytest
 import torch
 import tyro
 
+from common import image_judges
 from common.claims_v1 import judge_all, long_form
 from common.claims_v1 import values as values_of
 from common.errors import UserError
@@ -360,17 +361,6 @@ def test_the_feature_network_knows_the_digits():
     assert net.features(held_x[:5]).shape == (5, 64)
 
 
-def test_frechet_distance_and_inception_score_in_closed_form():
-    g = torch.Generator().manual_seed(1)
-    a = torch.randn(50_000, 3, generator=g)
-    b = 2.0 * torch.randn(50_000, 3, generator=g) + torch.tensor([1.0, 0.0, 0.0])
-    assert judges.frechet_distance(a, b) == pytest.approx(1.0 + 3 * (2 - 1) ** 2, rel=0.05)
-    assert judges.frechet_distance(a, a) == pytest.approx(0.0, abs=1e-9)
-    certain = 50.0 * torch.eye(10).repeat(20, 1)
-    assert judges.inception_score(certain, splits=2) == pytest.approx(10.0)
-    assert judges.inception_score(torch.zeros(20, 10), splits=2) == pytest.approx(1.0)
-
-
 # ------------------------------------------------------------------ CIFAR on stand-ins
 
 TINY = ImageNetworks(channels=(32, 32), layers=1, width=4)
@@ -435,13 +425,21 @@ def test_inception_metrics_at_the_paper_scale(cifar, tmp_path, monkeypatch):
         weight = torch.randn(3072, 6, generator=torch.Generator().manual_seed(0))
         return lambda x: (seen.append(len(x)), (x @ weight, x @ weight))[1]
 
-    monkeypatch.setattr(judges, "inception", stand_in)
+    monkeypatch.setattr(image_judges, "inception", stand_in)
+    monkeypatch.setattr(train, "require_inception", lambda: None)
     cfg = tiny(tmp_path, "score", inception=True, samples=25)
     train.train(cfg)
     evaluate(EvalConfig(run=cfg.out))
     table = values(cfg).set_index("metric").value
     assert table["fid"] == pytest.approx(0.0, abs=1e-3)  # all training images against themselves
     assert table["inception_score"] > 1.0 and seen[0] == 100
+
+
+def test_a_missing_inception_is_told_before_training(cifar, tmp_path, monkeypatch):
+    monkeypatch.setattr(image_judges.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UserError, match="pip install torch-fidelity"):
+        train.train(tiny(tmp_path, "score", inception=True))
+    assert not any(tmp_path.rglob("config.json"))
 
 
 def test_cifar_score_model_resumes_with_its_dropout(cifar, tmp_path, monkeypatch):

@@ -11,8 +11,8 @@ from typing import Annotated
 import tyro
 
 from common.errors import UserError, choose, guarded
-from tools.manifest import PAPERS, ROOT, load, slugs
-from tools.reproduce import check_imports
+from tools import needs
+from tools.manifest import PAPERS, ROOT, choose_paper, load, slugs
 
 
 @dataclass
@@ -26,13 +26,15 @@ def main(options: Options) -> None:
     """Run the benches one after the other, one thread each."""
     having = [slug for slug in slugs() if (PAPERS / slug / "bench.py").is_file()]
     if options.paper is not None:
-        choose("paper", options.paper, slugs())
+        choose_paper(options.paper)
         choose("paper with a bench", options.paper, having)
         having = [options.paper]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     environment.setdefault("OMP_NUM_THREADS", "1")
     for slug in having:
-        check_imports(load(slug))
+        paper = load(slug)
+        if missing := needs.packages(paper, paper.imports):
+            raise UserError(f"the bench of {slug} lacks {'; '.join(missing)}")
         print(f"== {slug}", flush=True)
         done = subprocess.run(
             [sys.executable, "-m", f"papers.{slug}.bench"], cwd=ROOT, env=environment

@@ -68,9 +68,20 @@ def trained(folder: Path) -> bool:
     return (folder / "finished.json").is_file() and unchanged(_sources(folder / "sources.json"))
 
 
-def done(job: Job, folder: Path) -> bool:
-    """Whether nothing is left to do: same command, same code, whole files."""
-    if _read(folder / "job.json") != {"command": job.command}:
+def identity(job: Job, device: str) -> dict[str, Any]:
+    """What a run directory is the run of: a command, on a kind of device."""
+    return {"command": job.command, "device": device.split(":")[0]}
+
+
+def made_for(folder: Path) -> Any:
+    """The identity that a run directory was made for, or None."""
+    found = _read(folder / "job.json")
+    return {"device": "cpu", **found} if isinstance(found, dict) else None
+
+
+def done(job: Job, folder: Path, device: str) -> bool:
+    """Whether nothing is left to do: same command and device, same code, whole files."""
+    if made_for(folder) != identity(job, device):
         return False
     if not job.evaluated:
         return trained(folder)
@@ -83,11 +94,11 @@ def done(job: Job, folder: Path) -> bool:
     )
 
 
-def prepare(job: Job, folder: Path) -> None:
-    """Make the run directory; one made by another command or other code is moved aside."""
+def prepare(job: Job, folder: Path, device: str) -> None:
+    """Make the run directory; one of another command, device or code is moved aside."""
+    wanted, made_by = identity(job, device), made_for(folder)
     if folder.exists():
-        made_by = _read(folder / "job.json")
-        other = made_by is not None and made_by != {"command": job.command}
+        other = made_by is not None and made_by != wanted
         begun = (folder / "config.json").exists()
         trusted = made_by is not None and unchanged(_sources(folder / "sources.json"))
         if other or (begun and not trusted):
@@ -95,8 +106,8 @@ def prepare(job: Job, folder: Path) -> None:
             shutil.rmtree(stale, ignore_errors=True)
             folder.rename(stale)
     folder.mkdir(parents=True, exist_ok=True)
-    if _read(folder / "job.json") != {"command": job.command}:
-        files.write_json(folder / "job.json", {"command": job.command})
+    if _read(folder / "job.json") != wanted:
+        files.write_json(folder / "job.json", wanted)
 
 
 def _read(path: Path) -> Any:
@@ -165,7 +176,7 @@ class Local:
                     if threads > free or (gpu is not None and load[gpu] + share > 1):
                         continue
                     folder = self.root / job.name
-                    prepare(job, folder)
+                    prepare(job, folder, device)
                     extra = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {}
                     if gpu is not None:
                         load[gpu] += share
@@ -294,7 +305,7 @@ class RayCluster:
         pending = {}
         for job in jobs:
             folder = self.root / job.name
-            prepare(job, folder)
+            prepare(job, folder, device)
             gpus = (job.gpus or 0.25) if device.startswith("cuda") else 0
             task = remote.options(num_cpus=min(job.threads, self.cores), num_gpus=gpus)
             reference = task.remote(job, pack(folder), device)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import datetime
 import importlib.metadata
-import importlib.util
 import os
 import platform
 import shutil
@@ -29,10 +28,9 @@ from rich.table import Table
 
 from common import files
 from common.errors import UserError, guarded
-from tools import executors, manifest, tables
+from tools import executors, manifest, needs, tables
 from tools.manifest import ROOT, Job, Manifest, Scale
 
-SPACE_NEEDED = 200 * 2**20  # bytes free before anything starts
 COLOURS = {"reproduced": "green", "contradicted": "red", "inconclusive": "yellow"}
 
 console = Console(highlight=False)
@@ -48,6 +46,7 @@ class Options:
     executor: Literal["local", "ray"] = "local"  # where jobs run
     device: str = "cpu"  # cpu or cuda
     cores: int | None = None  # cores to use; default: all
+    anyway: bool = False  # begin although data, disk, memory or packages seem to be missing
     runs: Path = Path(os.environ.get("PAPERS_RUNS", ROOT / "runs"))  # where run directories go
     commit_results: bool = False  # copy results and figures into the paper's folder and README
 
@@ -55,22 +54,23 @@ class Options:
 def main(options: Options) -> None:
     """Run the pipeline from manifest to verdicts."""
     paper = manifest.load(options.paper)
-    if options.seeds is not None and options.seeds < 1:
-        raise UserError("SEEDS must be 1 or more")
+    if options.cores is not None and options.cores < 1:
+        raise UserError("--cores must be 1 or more")
     scale = paper.scale(options.scale, options.seeds)
-    check_imports(paper)
     root = options.runs / paper.slug / scale.name
-    check_space(root)
+    remote = options.executor == "ray" and bool(os.environ.get("RAY_ADDRESS"))
+    used = needs.check(paper, scale, root, options.device, remote=remote, anyway=options.anyway)
     busy = f"another 'make reproduce' is at work in {root}; wait for it or stop it"
     with files.locked(root / "lock", busy):
-        begun = provenance(options)
+        begun = {**provenance(options), **used}
         started = time.monotonic()
         executor = make_executor(options, root)
         console.print(
             f"[bold]{paper.title}[/bold]\n{paper.slug} at scale {scale.name}: "
-            f"{len(scale.jobs)} jobs on {executor.cores} cores "
-            f"(planned: {scale.minutes:g} minutes on 2)"
+            f"{len(scale.jobs)} jobs on {executor.cores} cores (planned: {scale.plan})"
         )
+        for note in needs.notes(scale):
+            console.print(note, soft_wrap=True)
         resumed = any(executors.trained(root / job.name) for job in scale.jobs)
         work = run_stages(scale, executor, root, options.device)
         collected = collect(scale, root)
@@ -91,27 +91,6 @@ def main(options: Options) -> None:
 
 
 # -- before -----------------------------------------------------------------------------------
-
-
-def check_imports(paper: Manifest) -> None:
-    """Fail at once, with what to do, if a package that the paper needs is not installed."""
-    missing = [name for name in paper.imports if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"{paper.slug} needs the package{'s' if len(missing) > 1 else ''} "
-            f"{', '.join(missing)}; 'make setup PAPER={paper.slug}' installs what it needs"
-        )
-
-
-def check_space(root: Path) -> None:
-    """Fail at once if the disk is nearly full."""
-    root.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(root).free
-    if free < SPACE_NEEDED:
-        raise UserError(
-            f"only {free // 2**20} MiB are free at {root}; free {SPACE_NEEDED // 2**20} MiB "
-            "(or set PAPERS_RUNS to a folder on another disk) and run the same command again"
-        )
 
 
 def make_executor(options: Options, root: Path) -> executors.Executor:
@@ -148,7 +127,6 @@ def provenance(options: Options) -> dict[str, Any]:
         "packages": dict(sorted(_packages())),
         "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
         "cores": options.cores or executors.available_cores(),
-        "device": options.device,
         "executor": options.executor,
         "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
@@ -213,7 +191,7 @@ def run_stages(scale: Scale, executor: executors.Executor, root: Path, device: s
     """
     used = span = 0.0
     for name, jobs in scale.stages:
-        left = [job for job in jobs if not executors.done(job, root / job.name)]
+        left = [job for job in jobs if not executors.done(job, root / job.name, device)]
         if len(left) < len(jobs):
             console.print(f"stage {name}: {len(jobs) - len(left)} of {len(jobs)} jobs are finished")
         if not left:

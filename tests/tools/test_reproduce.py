@@ -9,7 +9,7 @@ import pytest
 
 from common import files
 from common.errors import UserError
-from tools import executors, manifest, reproduce, tables
+from tools import executors, manifest, tables
 from tools.manifest import flags
 
 SMOKE = ("toy", "--scale", "smoke")
@@ -158,6 +158,8 @@ def test_an_unknown_method_is_one_line(repository, tmp_path):
         (("slug =", "slug "), ("paper.toml is damaged", "line")),
         (("title =", "titel ="), ("paper.toml lacks 'title'",)),
         (("methods =", "method ="), ("unknown key 'method'",)),
+        (('slug = "toy"', 'slug = "yot"'), ("slug is 'yot', its folder is 'toy'",)),
+        (('["median_of_means", "sample_mean"]', '["../../../x"]'), ("stage 1: 'methods' must be",)),
         (("imports = [", 'imports = ["no_such_package", '), ("no_such_package", "make setup")),
     ],
 )
@@ -169,10 +171,86 @@ def test_a_damaged_manifest_is_one_line(own_repository, change, words):
     one_line(own_repository.tool("reproduce", *SMOKE), *words)
 
 
-def test_no_space_is_said_at_once(monkeypatch, tmp_path):
-    monkeypatch.setattr(reproduce, "SPACE_NEEDED", 2**80)
-    with pytest.raises(UserError, match=r"MiB are free .*PAPERS_RUNS"):
-        reproduce.check_space(tmp_path)
+HOSTILE = [
+    {"methods": [3]},
+    {"methods": ["--out"]},
+    {"methods": ["/x"]},
+    {"methods": [".."]},
+    {"methods": []},
+    {"methods": "m"},
+    {"tasks": ["a/../../b"]},
+    {"name": "../../.."},
+    {"name": ""},
+    {"module": "../x"},
+    {"module": "os.path"},
+    {"seeds": "3"},
+    {"seeds": -1},
+    {"seeds": True},
+    {"first_seed": -5},
+    {"seeds_per_job": 0},
+    {"threads": "two"},
+    {"threads": 0},
+    {"gpus": "one"},
+    {"eval": "yes"},
+    {"args": ["--out", "x"]},
+    {"args": {"out": "x"}},
+    {"args": {"--out": "x"}},
+    {"args": {"x": {"y": 1}}},
+    {"args": {"x": float("nan")}},
+    {"grid": {"lr": []}},
+    {"grid": {"lr": 0.1}},
+    {"grid": {"lr": ["../x"]}},
+    {"grid": {"seed": [1]}},
+]
+
+
+@pytest.mark.parametrize("stage", HOSTILE, ids=str)
+def test_a_hostile_stage_is_refused(stage):
+    with pytest.raises(UserError, match="^here"):
+        manifest._check("here", stage, manifest._STAGE)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "table"),
+    [
+        ("_PAPER", {"slug": "../.."}),
+        ("_PAPER", {"imports": 3}),
+        ("_PAPER", {"imports": ["no such"]}),
+        ("_PAPER", {"title": ""}),
+        ("_PAPER", {"summary": "a\x1b[2Jb"}),
+        ("_SCALE", {"minutes": "x"}),
+        ("_SCALE", {"minutes": 0}),
+        ("_SCALE", {"stages": {}}),
+        ("_SCALE", {"stages": []}),
+        ("_SCALE", {"disk_gb": -1}),
+        ("_DATA", {"path": "../x"}),
+        ("_DATA", {"path": "/etc/passwd"}),
+        ("_ANSWER", {"verdict": "maybe"}),
+        ("_ANSWER", {"reason": "word " * 41}),
+    ],
+)
+def test_a_hostile_manifest_is_refused(kinds, table):
+    with pytest.raises(UserError, match="^here"):
+        manifest._check("here", table, getattr(manifest, kinds))
+
+
+def test_answer_and_bibtex(tmp_path):
+    text = (manifest.PAPERS / "umo2" / "paper.toml").read_text()
+    (tmp_path / "umo2").mkdir()
+    path = tmp_path / "umo2" / "paper.toml"
+    keys = 'bibtex = """@article{x,\n}"""\nanswer = {verdict = "partly", reason = "Some do."}\n'
+    path.write_text(keys + text)
+    loaded = manifest.load("umo2", tmp_path)
+    assert loaded.answer == ("partly", "Some do.") and loaded.bibtex.startswith("@article{x,")
+    path.write_text('answer = {verdict = "partly"}\n' + text)
+    with pytest.raises(UserError, match="answer lacks 'reason'"):
+        manifest.load("umo2", tmp_path)
+
+
+def test_a_planned_paper_is_named_as_such():
+    planned = next(slug for slug in manifest.planned() if slug not in manifest.slugs())
+    with pytest.raises(UserError, match=f"{planned} is planned and not here yet"):
+        manifest.load(planned)
 
 
 # -- committing results -----------------------------------------------------------------------
@@ -302,3 +380,39 @@ def test_longer_jobs_share_the_cores_out(tmp_path, monkeypatch):
     ).scale("default")
     outcomes = list(executors.Local(tmp_path, cores=3).run(scale.jobs, "cpu"))
     assert len(outcomes) == 15 and peak == 3
+
+
+def test_too_many_jobs_are_refused_at_once():
+    begun = time.monotonic()
+    for count in (10**5, 10**9):
+        with pytest.raises(UserError, match="more than 10000; choose fewer SEEDS"):
+            paper([{"methods": ["m"]}]).scale("default", seeds=count)
+    assert time.monotonic() - begun < 1
+
+
+def test_a_job_inside_another_is_refused():
+    with pytest.raises(UserError, match="train/seed-0/seed-0 would lie inside"):
+        paper([{}, {"tasks": ["seed-0"]}]).scale("default")
+
+
+def test_a_grid_is_one_job_per_combination():
+    stage = {"methods": ["m"], "seeds_per_job": 3, "first_seed": 1000, "args": {"steps": 5}}
+    stage["grid"] = {"lr": [1e-4, 3e-4], "norm": [True, False]}
+    jobs = paper([stage], seeds=3).scale("default").jobs
+    assert [job.name for job in jobs] == [
+        "train/m/lr=0.0001/norm=True/seed-1000-1002",
+        "train/m/lr=0.0001/norm=False/seed-1000-1002",
+        "train/m/lr=0.0003/norm=True/seed-1000-1002",
+        "train/m/lr=0.0003/norm=False/seed-1000-1002",
+    ]
+    assert jobs[2].command[-5:] == ["--steps", "5", "--lr", "0.0003", "--norm"]
+    stage["args"]["lr"] = 1
+    with pytest.raises(UserError, match="'lr' stands in 'grid' and in 'args'"):
+        paper([stage]).scale("default")
+
+
+def test_other_seeds():
+    stages = [{"methods": ["m"], "seeds_per_job": 3}, {"name": "data", "seeds": 0}]
+    scale = paper(stages).scale("default", seed_offset=100)
+    assert [job.seeds for job in scale.jobs] == [(100, 101, 102), (103, 104), ()]
+    assert scale.jobs[0].name == "train/m/seed-100-102"

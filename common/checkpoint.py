@@ -1,8 +1,9 @@
 """Checkpoints: nested trees of tensors, arrays and plain values in one safetensors file.
 
-The file's name ends with the first 16 digits of the SHA-256 of its content, so damage is noticed
-before anything is used, and a file is either whole under its name or not there at all. Loading
-never executes code.
+The file's name is ``step-STEP-DIGEST.safetensors``, that of a run's last checkpoint
+``step-STEP-final-DIGEST.safetensors``: STEP is the number of steps done, DIGEST the first 16 digits
+of the SHA-256 of the content, so damage is noticed before anything is used, and a file is either
+whole under its name or not there at all. Loading never executes code.
 """
 
 from __future__ import annotations
@@ -63,7 +64,7 @@ def _decode(value: Any, arrays: dict[str, np.ndarray]) -> Any:
     return {key: _decode(item, arrays) for key, item in value.items()}
 
 
-def save(folder: Path, step: int, tree: Any, note: dict[str, Any]) -> Path:
+def save(folder: Path, step: int, tree: Any, note: dict[str, Any], *, last: bool = False) -> Path:
     """Write ``tree`` as the checkpoint of ``step`` and remove all but the last two.
 
     Args:
@@ -72,6 +73,7 @@ def save(folder: Path, step: int, tree: Any, note: dict[str, Any]) -> Path:
         tree: nested dicts, lists and tuples of torch tensors, numpy arrays, numbers of any size,
             strings, booleans and None.
         note: JSON values that go with the checkpoint and not into the tree.
+        last: it is the run's last, newer than others of the same step.
 
     Returns:
         The file's path.
@@ -79,7 +81,8 @@ def save(folder: Path, step: int, tree: Any, note: dict[str, Any]) -> Path:
     arrays: dict[str, np.ndarray] = {}
     header = json.dumps({"tree": _encode(tree, arrays), "step": step, "note": note})
     data = safetensors.numpy.save(arrays, {"checkpoint": header})
-    path = folder / f"step-{step:012d}-{files.sha256(data)[:16]}.safetensors"
+    digest = ("final-" if last else "") + files.sha256(data)[:16]
+    path = folder / f"step-{step:012d}-{digest}.safetensors"
     files.write_bytes(path, data)
     others = [other for other in sorted(folder.glob(PATTERN)) if other != path]
     for old in others[:-1]:
@@ -105,5 +108,10 @@ def load(path: Path) -> tuple[int, Any, dict[str, Any]] | None:
 
 
 def newest_first(folder: Path) -> list[Path]:
-    """The checkpoints of ``folder``, newest first."""
+    """The checkpoints of ``folder``, newest first ("final" comes after every digest)."""
     return sorted(folder.glob(PATTERN), reverse=True)
+
+
+def step_of(path: Path) -> int:
+    """The number of steps done at a checkpoint."""
+    return int(path.name.split("-")[1])

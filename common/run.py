@@ -1,8 +1,17 @@
 """A run directory: configuration, metrics as they come, checkpoints, evaluation.
 
-``train.py`` opens it, goes on from what it finds, and finishes it; ``eval.py`` loads it and writes
-its rows. A run can be killed at any moment: the next one goes on from the last checkpoint with the
-metrics file cut back to the same moment, so it ends with the numbers of an undisturbed run.
+``train.py`` opens it, names what it keeps, and goes through its steps::
+
+    run = Run.open(cfg.out, cfg)
+    kept = run.keep(net=net, optimizer=optimizer, generators=generators, found=found)
+    for step in run.steps(cfg.steps):
+        ...
+        kept.found = mark(kept.found, objects)
+        run.log(step + 1, loss=loss)
+
+``eval.py`` loads it and writes its rows. A run can be killed at any moment: the next one goes on
+from the last checkpoint with the metrics file cut back to the same moment, so on one machine it
+ends with the numbers of an undisturbed run, bit for bit.
 """
 
 from __future__ import annotations
@@ -19,12 +28,14 @@ import time
 import types
 import typing
 import weakref
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union
 
-from common import checkpoint, files
+from common import checkpoint, files, kept
 from common.errors import UserError
+from common.kept import Kept
+from common.progress import Progress
 from common.track import Tracker, tracker
 
 C = TypeVar("C")
@@ -107,6 +118,12 @@ class Run:
         self._saved_at = time.monotonic()
         every = os.environ.get(EVERY_VARIABLE)
         self._every = int(every) if every else None
+        self._kept: Kept | None = None
+        self._done = 0  # steps done by the loop of ``steps``
+        self._total: int | None = None
+        self._over = False  # nothing is left to do
+        self._last = 0  # the highest step that was heard of
+        self._progress = Progress(folder)
 
     # -- opening ------------------------------------------------------------------------------
 
@@ -189,6 +206,79 @@ class Run:
 
     # -- training -----------------------------------------------------------------------------
 
+    def keep(self, **things: Any) -> Kept:
+        """Name everything that a checkpoint holds, and restore it if there is a checkpoint.
+
+        Objects that have a state, random generators, tensors and arrays are restored in place;
+        the rest are values, read and rebound as ``kept.NAME`` (see :mod:`common.kept`). Draw
+        nothing from a kept generator between this call and the loop.
+
+        Raises:
+            ValueError: when called twice, or for a name that is taken ("step").
+            UserError: if a checkpoint is there and does not fit.
+        """
+        if self._kept is not None:
+            raise ValueError("run.keep names everything in one call")
+        keeping = Kept(things)
+        self._over = self.finished
+        if not self._over and (saved := self.restore()) is not None:
+            self._done = saved[kept.RESERVED]
+            kept.restore(keeping, saved)
+        self._kept = keeping
+        return keeping
+
+    def steps(
+        self,
+        total: int,
+        then: Callable[[], Mapping[str, Any]] | None = None,
+        *,
+        every: int = 1,
+        drop: Sequence[str] = (),
+    ) -> Iterator[int]:
+        """The numbers of the steps that are left, from 0 to ``total - 1``.
+
+        Saves what :meth:`keep` named after the body of a step when it is time to, and finishes
+        the run after the last one. A run that is finished already has no steps left. Leaving the
+        loop by ``break`` finishes nothing; call :meth:`finish` before it to end early.
+
+        Args:
+            total: how many steps the whole run has.
+            then: called after the last step; what it returns goes into the last checkpoint too,
+                in the place of kept things of the same names.
+            every: a checkpoint is possible only after a multiple of so many steps.
+            drop: kept things that the last checkpoint does without (a replay buffer).
+        """
+        if self._kept is None:
+            self.keep()
+        return iter(()) if self._over else self._steps(total, then, every, drop)
+
+    def _steps(
+        self,
+        total: int,
+        then: Callable[[], Mapping[str, Any]] | None,
+        every: int,
+        drop: Sequence[str],
+    ) -> Iterator[int]:
+        self._total = total
+        self._progress.begin(self._done)
+        for step in range(self._done, total):
+            self._done = step + 1  # while the body of the last step runs, it counts as done
+            yield step
+            if self._over:
+                return
+            self._progress.at(self._done, total, self.seconds)
+            if self._done % every == 0 and self.due(self._done):
+                self._save(self._done, self._state(), final=False)
+        extra = then() if then else {}
+        if not self._over:
+            self._finish({**self._state(drop), **extra})
+
+    def _state(self, drop: Sequence[str] = ()) -> dict[str, Any]:
+        """The tree of a checkpoint: what is kept, and the number of steps done."""
+        assert self._kept is not None
+        tree = {name: part for name, part in kept.state(self._kept).items() if name not in drop}
+        return {**tree, kept.RESERVED: self._done}
+
     @property
     def finished(self) -> bool:
         """Whether training ended and its last checkpoint and its metrics are whole.
@@ -204,8 +294,12 @@ class Run:
 
     def _usable(
         self, paths: Sequence[Path], *, quiet: bool = False
-    ) -> tuple[int, Any, dict[str, Any]] | None:
-        """The first of ``paths`` that is whole and whose part of the metrics file is whole."""
+    ) -> tuple[Path, Any, dict[str, Any]] | None:
+        """The first of ``paths`` that is whole and whose part of the metrics file is whole.
+
+        Returns:
+            (path, tree, note), or None.
+        """
         metrics = self.folder / "metrics.jsonl"
         for path in paths:
             loaded = checkpoint.load(path)
@@ -219,7 +313,7 @@ class Run:
                 if not quiet:
                     print(f"{metrics} is damaged; an earlier checkpoint is used", file=sys.stderr)
                 continue
-            return loaded
+            return path, loaded[1], note
         return None
 
     def restore(self) -> Any | None:
@@ -244,14 +338,14 @@ class Run:
             for path in paths:
                 path.unlink()
             return None
-        for path in paths:  # those that were newer are damaged
-            if int(path.name.split("-")[1]) > loaded[0]:
-                path.unlink()
+        for path in paths[: paths.index(loaded[0])]:  # those that are newer are damaged
+            path.unlink()
         self._earlier_seconds = loaded[2]["seconds"]
+        self._last = checkpoint.step_of(loaded[0])
         return loaded[1]
 
     def log(self, step: int, **metrics: float | Sequence[float]) -> None:
-        """Append one line to ``metrics.jsonl``; ``restore`` must have been called before."""
+        """Append one line to ``metrics.jsonl``; ``keep`` or ``restore`` comes before."""
         if self._metrics is None:
             self.restore()
         assert self._metrics is not None
@@ -260,6 +354,10 @@ class Run:
         self._metrics.flush()
         self._digest.update(line.encode())
         self._bytes += len(line)
+        self._last = max(self._last, step)
+        self._progress.loss = _mean(metrics.get("loss"), self._progress.loss)
+        if self._total is None:  # a loop of its own: its end is not known
+            self._progress.at(step, None, self.seconds)
         if self._tracker is not None:
             self._tracker.log(step, metrics)
 
@@ -270,7 +368,7 @@ class Run:
         return time.monotonic() - self._saved_at > SECONDS_BETWEEN_CHECKPOINTS
 
     def save(self, step: int, tree: Any) -> None:
-        """Write a checkpoint from which training goes on bit for bit."""
+        """Write a checkpoint from which training goes on bit for bit (on one machine)."""
         self._save(step, tree, final=False)
 
     def _save(self, step: int, tree: Any, *, final: bool) -> None:
@@ -284,22 +382,35 @@ class Run:
             "seconds": self.seconds,
             "final": final,
         }
-        checkpoint.save(self.folder, step, tree, note)
+        checkpoint.save(self.folder, step, tree, note, last=final)
         self._saved_at = time.monotonic()
+        self._last = max(self._last, step)
 
     @property
     def seconds(self) -> float:
         """Wall-clock seconds of training so far, earlier tries included up to their checkpoint."""
         return self._earlier_seconds + time.monotonic() - self._started
 
-    def finish(self, tree: Any) -> None:
-        """Write the last checkpoint and mark the run as finished."""
-        newest = checkpoint.newest_first(self.folder)
-        step = int(newest[0].name.split("-")[1]) + 1 if newest else 0
-        self._save(step, tree, final=True)
+    def finish(self, tree: Mapping[str, Any] | None = None, /, **extra: Any) -> None:
+        """Write the last checkpoint and mark the run as finished.
+
+        It holds everything that :meth:`keep` named, and ``extra``; or ``tree``, where the loop
+        keeps its own.
+        """
+        own = {} if self._kept is None else self._state()
+        self._finish({**own, **(tree or {}), **extra})
+
+    def _finish(self, tree: Mapping[str, Any]) -> None:
+        known = tree.get(kept.RESERVED)
+        step = max(self._last, known if isinstance(known, int) else 0)
+        if self._kept is not None:  # what was logged may count something else
+            step = self._done
+        self._save(step, {k: kept.state_of(v) for k, v in tree.items()}, final=True)
         self._mark_finished(self.seconds)
+        self._progress.at(step, self._total or step, self.seconds, last=True)
         if self._tracker is not None:
             self._tracker.close()
+        self._over = True
         self._release()
 
     def _mark_finished(self, seconds: float) -> None:
@@ -311,7 +422,9 @@ class Run:
     # -- evaluation ---------------------------------------------------------------------------
 
     def final(self) -> Any:
-        """The tree given to :meth:`finish`."""
+        """What was kept when the run ended, by its names (a module as its state dict), and
+        what the loop's ``then`` or :meth:`finish` added.
+        """
         loaded = self._usable(checkpoint.newest_first(self.folder)[:1])
         if loaded is None:
             raise UserError(f"the last checkpoint of {self.folder} is damaged; train again")
@@ -361,6 +474,14 @@ class Run:
 
 def _nothing() -> None:
     """Release of a lock that was never taken."""
+
+
+def _mean(value: Any, otherwise: float | None) -> float | None:
+    """The mean of a number or list of numbers, as far as they are finite; else ``otherwise``."""
+    numbers = _number(value)
+    finite = [x for x in (numbers if isinstance(numbers, list) else [numbers]) if x is not None]
+    flat = all(isinstance(x, (int, float)) for x in finite)
+    return sum(finite) / len(finite) if finite and flat else otherwise
 
 
 def _number(value: Any) -> Any:

@@ -1,61 +1,91 @@
 # Papers, re-run. `make` shows what there is.
 
-PAPER    ?=
-SCALE    ?= default
-SEEDS    ?=
-EXECUTOR ?= local
-DEVICE   ?= cpu
-PYTHON   ?= python3
+PAPER     ?=
+SCALE     ?= default
+SEEDS     ?=
+HOURS     ?=
+EXECUTOR  ?= local
+DEVICE    ?= cpu
+JOBS      ?= 2
+VENV      ?= .venv
+PYTHON    ?=
+INSTALLER ?=
 
-PY := .venv/bin/python
-# The environment's own Python looks after it, unless PYTHON= names another one.
-BOOT := $(if $(and $(wildcard $(PY)),$(filter file,$(origin PYTHON))),$(PY),$(PYTHON))
-SETUP = @command -v $(BOOT) >/dev/null || { \
-	echo "error: there is no $(BOOT); name a Python 3.11 or 3.12 with PYTHON=" >&2; exit 2; }; \
-	$(BOOT) -m tools.setup_env
-RUN = $(PY) -m tools.reproduce $(PAPER) $(if $(SEEDS),--seeds $(SEEDS)) \
-	--executor $(EXECUTOR) --device $(DEVICE)
+# What a user gives is text: make never expands it, and recipes read it as "$$NAME" from the
+# environment, so that no part of it is ever run. tools/boot.sh refuses odd characters.
+override PAPER     := $(value PAPER)
+override SCALE     := $(value SCALE)
+override SEEDS     := $(value SEEDS)
+override HOURS     := $(value HOURS)
+override EXECUTOR  := $(value EXECUTOR)
+override DEVICE    := $(value DEVICE)
+override JOBS      := $(value JOBS)
+override VENV      := $(value VENV)
+override PYTHON    := $(value PYTHON)
+override INSTALLER := $(value INSTALLER)
+export PAPER SCALE SEEDS HOURS EXECUTOR DEVICE JOBS VENV PYTHON INSTALLER
+export PYTHONUTF8 = 1
 
-EXPERTS = $(patsubst papers/%/expert.py,%,$(wildcard papers/*/expert.py))
+override SETUP = @sh tools/boot.sh
+override PY = "$$VENV/bin/python"
+override REPRODUCE = $(PY) -m tools.reproduce "$$PAPER" $${SEEDS:+--seeds "$$SEEDS"} \
+	$${HOURS:+--hours "$$HOURS"} --executor "$$EXECUTOR" --device "$$DEVICE"
+override FOR_PAPER = --paper="$$PAPER" --scale="$$SCALE" --executor="$$EXECUTOR"
 
-.PHONY: help setup reproduce smoke bench expert list tables test lint smoke-all clean
+.PHONY: help setup reproduce results judge power smoke bench expert list tables test lint \
+	smoke-all clean
 .NOTPARALLEL:
 
 help:
 	@echo 'make reproduce PAPER=<paper>   run everything and judge the claims of a paper'
 	@echo 'make smoke PAPER=<paper>       the same pipeline, tiny: it works, and proves nothing'
+	@echo 'make results PAPER=<paper>     reproduce, then put the results into the paper'\''s folder'
+	@echo 'make judge PAPER=<paper>       judge the committed rows anew, without training'
+	@echo 'make power PAPER=<paper>       how many seeds would decide what is inconclusive'
 	@echo 'make list                      the papers that are here, their scales and minutes'
 	@echo 'make bench [PAPER=<paper>]     speed, against peers'
 	@echo 'make expert PAPER=<paper>      make the demonstrations that a paper imitates anew'
 	@echo 'make tables                    render results into the READMEs'
 	@echo 'make test                      lint, unit tests, a smoke run of every paper'
+	@echo 'make smoke-all                 a smoke run of every paper, JOBS=2 at a time'
 	@echo 'make lint                      ruff, mypy, import-linter'
 	@echo 'make setup [PAPER=<paper>]     install only (without PAPER: what the tests need)'
 	@echo 'make clean                     remove .venv and caches; runs/ stays'
 	@echo
-	@echo 'SCALE=default|smoke|gpu|paper  SEEDS=<n>  EXECUTOR=local|ray  DEVICE=cpu|cuda'
-	@echo 'PYTHON=<a Python 3.11 or 3.12, if python3 is none>'
+	@echo 'SCALE=default|smoke|gpu|paper|tuning|study  SEEDS=<n>  EXECUTOR=local|ray'
+	@echo 'DEVICE=cpu|cuda  PAPER=all HOURS=<n, a budget for all>  INSTALLER=pip|uv'
+	@echo 'PYTHON=<a Python 3.11 or 3.12, else one is looked for>  VENV=<instead of .venv>'
 
 setup:
-	$(SETUP) $(if $(PAPER),--paper "$(PAPER)",--all)
+	$(SETUP) $(if $(PAPER),--paper="$$PAPER" --executor="$$EXECUTOR",--all)
 
 reproduce:
-	$(SETUP) --paper "$(PAPER)" --scale "$(SCALE)" --executor "$(EXECUTOR)"
-	@$(RUN) --scale $(SCALE)
+	$(SETUP) $(FOR_PAPER)
+	@$(REPRODUCE) --scale "$$SCALE"
 
 smoke:
-	$(SETUP) --paper "$(PAPER)" --scale smoke --executor "$(EXECUTOR)"
-	@$(RUN) --scale smoke
+	$(SETUP) --paper="$$PAPER" --scale=smoke --executor="$$EXECUTOR"
+	@$(REPRODUCE) --scale smoke
+
+results:
+	$(SETUP) $(FOR_PAPER)
+	@$(REPRODUCE) --scale "$$SCALE" --commit-results
+
+judge:
+	$(SETUP) $(FOR_PAPER)
+	@$(PY) -m tools.reproduce "$$PAPER" --rejudge --scale "$$SCALE"
+
+power:
+	$(SETUP) $(FOR_PAPER)
+	@$(PY) -m tools.power "$$PAPER" --scale "$$SCALE"
 
 bench:
-	$(SETUP) $(if $(PAPER),--paper "$(PAPER)" --extra peers,--all)
-	@$(PY) -m tools.bench $(PAPER)
+	$(SETUP) $(if $(PAPER),--paper="$$PAPER" --extra peers,--all)
+	@$(PY) -m tools.bench $${PAPER:+"$$PAPER"}
 
 expert:
-	@test -z "$(PAPER)" -o -f "papers/$(PAPER)/expert.py" || { \
-		echo "error: $(PAPER) needs no expert; PAPER= one of:" $(EXPERTS) >&2; exit 2; }
-	$(SETUP) --paper "$(PAPER)" --extra peers
-	@$(PY) -m papers.$(PAPER).expert
+	$(SETUP) --paper="$$PAPER" --file expert.py --extra peers
+	@$(PY) -m "papers.$$PAPER.expert"
 
 list:
 	$(SETUP)
@@ -70,7 +100,7 @@ lint:
 	$(PY) -m ruff check .
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
-	.venv/bin/lint-imports
+	"$$VENV/bin/lint-imports"
 
 test:
 	$(SETUP) --all
@@ -78,16 +108,12 @@ test:
 	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
 	@$(MAKE) --no-print-directory smoke-all
 
-# A smoke run of every folder of papers/; each is installed and run on its own, and all are tried.
+# All are tried, several at a time, each with its share of the cores; installing comes first.
 smoke-all:
-	@passed=0; failed=0; \
-	for manifest in papers/*/paper.toml; do \
-		paper=$$(basename $$(dirname $$manifest)); \
-		if $(MAKE) --no-print-directory smoke PAPER=$$paper; \
-		then passed=$$((passed + 1)); else failed=$$((failed + 1)); fi; \
-	done; \
-	echo "smoke: $$passed passed, $$failed failed"; test $$failed -eq 0
+	$(SETUP) --all
+	@$(PY) -m tools.smoke_all --jobs "$$JOBS"
 
 clean:
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
+	@sh tools/boot.sh --clean
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache build *.egg-info
 	find papers common tools tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,15 +1,15 @@
 """The virtual environment ``.venv``: what is in it, what is missing, how it gets there.
 
 Standard library only: this runs before anything is installed. Extras of ``pyproject.toml``
-accumulate in one environment at the versions of ``constraints.txt``. A stamp per extra says for
-which requirements it was installed; while the stamps fit, nothing is done. A stamp is written after
-the packages are in, and an installation that was killed is begun anew.
+accumulate in one environment at the versions of ``constraints.txt``, by uv or by pip. A stamp per
+extra says for which requirements it was installed; while the stamps fit, nothing is done. A stamp
+is written after the packages are in, and an installation that was killed is begun anew. A folder
+without stamps is somebody else's and is never touched.
 """
 
 from __future__ import annotations
 
 import argparse
-import fcntl
 import hashlib
 import os
 import re
@@ -28,6 +28,8 @@ from tools import manifest
 ROOT = Path(__file__).resolve().parents[1]
 BASE = "base"  # name of the stamp of the dependencies that everything needs
 TOOLS = ("dev", "peers", "cluster", "track")  # extras that no paper has: tests, benches, runner
+TRACKERS = ("tensorboard", "wandb")  # values of $TRACK that need the extra "track"
+INSTALLERS = ("pip", "uv")
 LINK = "papers_reproduced.pth"  # makes papers, common and tools importable from everywhere
 HEARTBEAT = 10.0  # seconds between two lines of progress where there is no terminal
 
@@ -44,24 +46,42 @@ _NETWORK = (
     "Connection reset",
     "Connection broken",
     "Network is unreachable",
+    "error sending request",
+    "dns error",
+    "operation timed out",
     "ProxyError",
 )
 
 
 class Environment:
-    """A virtual environment below ``root``, made for the ``pyproject.toml`` there."""
+    """A virtual environment below ``root``, made for the ``pyproject.toml`` there.
 
-    def __init__(self, root: Path = ROOT, python: str | None = None) -> None:
+    Args:
+        root: the repository.
+        python: the Python to make it with; default: the one that runs this.
+        folder: where it is to be instead of ``root/.venv``; relative to ``root``.
+        installer: "pip" or "uv"; default: uv where it is installed, unless pip has been told of an
+            index or folder of its own, of which uv would not know.
+    """
+
+    def __init__(
+        self,
+        root: Path = ROOT,
+        python: str | None = None,
+        folder: str | Path = ".venv",
+        installer: str | None = None,
+    ) -> None:
         self.root = root
         # What makes the environment must not lie in it.
         self.base_python: str = python or getattr(sys, "_base_executable", "") or sys.executable
-        self.folder = root / ".venv"
+        self.folder = root / Path(folder).expanduser()
+        self._asked = installer
         self.python = self.folder / "bin" / "python"
         self.stamps = self.folder / "stamps"
         self.log = self.folder / "install.log"
-        self._unfinished = self.folder / "unfinished"  # there while pip works
+        self._unfinished = self.folder / "unfinished"  # there while it is being made or filled
         self._constraints = root / "constraints.txt"
-        project = tomllib.loads((root / "pyproject.toml").read_text())["project"]
+        project = tomllib.loads((root / "pyproject.toml").read_text("utf-8"))["project"]
         self.requirements: dict[str, list[str]] = {
             BASE: project["dependencies"],
             **project["optional-dependencies"],
@@ -72,7 +92,7 @@ class Environment:
     def _stamp(self, extra: str) -> str:
         """What identifies an installation of ``extra``."""
         version = f"{sys.version_info[0]}.{sys.version_info[1]}"
-        parts = [version, str(self.root), self._constraints.read_text()]
+        parts = [version, str(self.root), self._constraints.read_text("utf-8")]
         parts += sorted(self.requirements[extra])
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
@@ -112,13 +132,56 @@ class Environment:
             missing = self.missing(extras)  # again: another process may have installed them
             if not missing:
                 return
-            if not self._sound():
-                self._create()
-            self._install(missing)
+            self._refuse_foreign()
+            installer = self.installer()
+            if not self._sound(installer):
+                self._create(installer)
+            self._install(missing, installer)
+
+    def installer(self) -> str:
+        """What installs: "uv" or "pip".
+
+        Raises:
+            UserError: if the one that was asked for is unknown or is not there.
+        """
+        if self._asked:
+            choose("installer", self._asked, INSTALLERS)
+            if self._asked == "uv" and shutil.which("uv") is None:
+                raise UserError("there is no uv on PATH; install it, or leave INSTALLER= away")
+            return self._asked
+        return "uv" if shutil.which("uv") and not self._pip_has_own_sources() else "pip"
+
+    def _pip_has_own_sources(self) -> bool:
+        """Whether pip's configuration names an index or a folder of wheels."""
+        command = [self.base_python, "-m", "pip", "config", "list"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        keys = [line.split("=")[0].rpartition(".")[2] for line in done.stdout.splitlines()]
+        return any(k in ("index-url", "extra-index-url", "find-links", "no-index") for k in keys)
+
+    def _refuse_foreign(self) -> None:
+        """Stop if what is at ``folder`` was not made here, so that nothing of others is lost."""
+        if not os.path.lexists(self.folder):
+            return
+        way_out = "move it away, or name another place with VENV="
+        if not (self.stamps.is_dir() or self._unfinished.exists()):
+            if self.folder.is_dir() and not any(self.folder.iterdir()):
+                return
+            raise UserError(
+                f"{self.folder} was not made by make and is left as it is; {way_out}, or install "
+                "the packages into it and use 'python -m tools.reproduce PAPER' directly"
+            )
+        for path in self.folder.glob(f"lib/python*/site-packages/{LINK}"):
+            owner = Path(path.read_text("utf-8").rstrip("\n"))
+            theirs = owner / ".venv"
+            if owner != self.root and theirs.exists() and theirs.samefile(self.folder):
+                raise UserError(f"{self.folder} belongs to the checkout at {owner}; {way_out}")
 
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One installation at a time."""
+        # Not filelock, which is a package; tools.setup_env has turned Windows away.
+        import fcntl
+
         with open(self.root / "pyproject.toml", "rb") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -127,20 +190,39 @@ class Environment:
                 fcntl.flock(file, fcntl.LOCK_EX)
             yield
 
-    def _sound(self) -> bool:
-        """Whether there is an environment with a pip, of this Python's version, left whole."""
+    def _sound(self, installer: str) -> bool:
+        """Whether there is an environment of this Python's version, left whole, fit to install."""
         if not self.python.exists() or self._unfinished.exists():
             return False
-        if any(path.read_text() != f"{self.root}\n" for path in self._site().glob(LINK)):
+        if any(path.read_text("utf-8") != f"{self.root}\n" for path in self._site().glob(LINK)):
             return False  # it was moved: its scripts name the old place
-        program = "import pip, sys; print(*sys.version_info[:2])"
+        program = "import sys; print(*sys.version_info[:2])"
         done = subprocess.run([self.python, "-c", program], capture_output=True, text=True)
-        return done.stdout.split() == [str(part) for part in sys.version_info[:2]]
+        if done.stdout.split() != [str(part) for part in sys.version_info[:2]]:
+            return False
+        return installer == "uv" or self._has_pip()
 
-    def _create(self) -> None:
+    def _has_pip(self) -> bool:
+        """Whether the environment has a pip, or can be given one: uv makes it without."""
+        return any(
+            subprocess.run([self.python, *command], capture_output=True).returncode == 0
+            for command in (["-c", "import pip"], ["-m", "ensurepip"])
+        )
+
+    def _create(self, installer: str) -> None:
         """Make the environment afresh."""
         print(f"making {self.folder.name} with Python {sys.version.split()[0]}", flush=True)
-        command = [self.base_python, "-m", "venv", "--clear", str(self.folder)]
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._unfinished.touch()  # from here on it is ours
+        for path in self.folder.iterdir():
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            elif path != self._unfinished:
+                path.unlink()
+        command = [self.base_python, "-m", "venv", str(self.folder)]
+        if installer == "uv":
+            command = ["uv", "venv", "--quiet", "--allow-existing"]
+            command += ["--python", self.base_python, str(self.folder)]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             said = done.stdout + done.stderr
@@ -151,19 +233,21 @@ class Environment:
                     "with PYTHON="
                 )
             raise explained(said, self.folder, self.folder)
+        self.stamps.mkdir(exist_ok=True)
 
-    def _install(self, extras: Sequence[str]) -> None:
+    def _install(self, extras: Sequence[str], installer: str) -> None:
         names = [name for name in extras if name != BASE] or [BASE]
         for name in extras:
             (self.stamps / name).unlink(missing_ok=True)
         requirements = sorted({r for extra in extras for r in self.requirements[extra]})
-        command = [
-            *(str(self.python), "-m", "pip", "install", "--no-input"),
-            *("--disable-pip-version-check", "--progress-bar", "off"),
-            *("--constraint", str(self._constraints), *requirements),
-        ]
+        if installer == "uv":
+            command = ["uv", "pip", "install", "--python", str(self.python)]
+        else:
+            command = [str(self.python), "-m", "pip", "install", "--no-input"]
+            command += ["--disable-pip-version-check", "--progress-bar", "off"]
+        command += ["--constraint", str(self._constraints), *requirements]
         started = time.monotonic()
-        print(f"installing {', '.join(names)} into {self.folder.name}", flush=True)
+        print(f"installing {', '.join(names)} into {self.folder.name} by {installer}", flush=True)
         self._unfinished.touch()
         status, said = self._watch(command)
         if status:
@@ -171,46 +255,51 @@ class Environment:
             if "no space left" not in str(error):  # else files may have been cut short
                 self._unfinished.unlink()
             raise error
-        (self._site() / LINK).write_text(f"{self.root}\n")
-        self.stamps.mkdir(exist_ok=True)
+        (self._site() / LINK).write_text(f"{self.root}\n", "utf-8")
         for name in extras:
             (self.stamps / name).write_text(self._stamp(name))
         self._unfinished.unlink()
         print(f"installed {', '.join(names)} in {time.monotonic() - started:.0f} s", flush=True)
 
     def _watch(self, command: Sequence[str]) -> tuple[int, str]:
-        """Run pip with its output in the log; show what it is at."""
+        """Run the installer with its output in the log; show what it is at."""
         said: list[str] = []
         shown = time.monotonic()
         terminal = sys.stdout.isatty()
         width = shutil.get_terminal_size().columns - 1
         with (
-            open(self.log, "w") as log,
+            open(self.log, "w", encoding="utf-8") as log,
             subprocess.Popen(
-                command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            ) as pip,
+                command,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                encoding="utf-8",
+                errors="replace",
+            ) as process,
         ):
-            assert pip.stdout is not None
-            for line in pip.stdout:
+            assert process.stdout is not None
+            for line in process.stdout:
                 said.append(line)
                 log.write(line)
                 log.flush()
-                activity = re.match(r"\s*(Collecting|Downloading|Installing|Building)\b.*", line)
+                activity = re.match(
+                    r"\s*(Collecting|Download|Install|Build|Resolved|Prepared)\w*\b.*", line
+                )
                 if activity is None:
                     continue
                 text = "  " + activity[0].strip()
                 if terminal:
                     print(f"\r\033[K{text[:width]}", end="", flush=True)
-                elif time.monotonic() - shown > HEARTBEAT or "Installing" in text:
+                elif time.monotonic() - shown > HEARTBEAT or "Install" in text:
                     print(text[:100], flush=True)
                     shown = time.monotonic()
         if terminal:
             print("\r\033[K", end="", flush=True)
-        return pip.returncode, "".join(said)
+        return process.returncode, "".join(said)
 
 
 def explained(said: str, folder: Path, log: Path) -> UserError:
-    """What went wrong, from the output of venv or pip, and what to do about it."""
+    """What went wrong, from the output of venv, pip or uv, and what to do about it."""
     if "No space left on device" in said or "Errno 28" in said:
         free = shutil.disk_usage(folder.parent).free // 2**20
         return UserError(
@@ -229,9 +318,13 @@ def explained(said: str, folder: Path, log: Path) -> UserError:
             f"pip finds no version of {unknown[1]} at all; check the network, the proxy and the "
             f"package index, and run the same command again (log: {log})"
         )
-    errors = [line.strip() for line in said.splitlines() if line.strip().startswith("ERROR:")]
-    last = errors[0].removeprefix("ERROR:").strip() if errors else said.strip()[-200:]
-    return UserError(f"pip could not install the packages: {last} (log: {log})")
+    _, uv_failed, reason = said.partition("No solution found when resolving dependencies:")
+    if uv_failed:
+        last = " ".join(reason.replace("╰─▶", "").split())
+    else:
+        errors = re.findall(r"^\s*error:\s*(.*)", said, re.IGNORECASE | re.MULTILINE)
+        last = errors[0] if errors else " ".join(said.split())[-200:]
+    return UserError(f"the packages could not be installed: {last} (log: {log})")
 
 
 # -- what is wanted ---------------------------------------------------------------------------
@@ -249,27 +342,55 @@ def wanted(arguments: argparse.Namespace, papers: Path = manifest.PAPERS) -> lis
             raise UserError(
                 "which paper? make … PAPER=<paper>, one of: " + ", ".join(manifest.slugs(papers))
             )
-        paper = manifest.load(arguments.paper, papers)
-        if arguments.scale is not None:
-            choose(f"scale of {paper.slug}", arguments.scale, paper.scales)
-        extras.append(paper.extra)
+        extras += of_papers(arguments, papers)
     if arguments.all:
         extras += [manifest.load(slug, papers).extra for slug in manifest.slugs(papers)]
         extras += TOOLS
     if arguments.executor is not None:
         choose("executor", arguments.executor, ["local", "ray"])
         extras += ["cluster"] if arguments.executor == "ray" else []
-        extras += ["track"] if os.environ.get("TRACK") == "tensorboard" else []
+        extras += ["track"] if os.environ.get("TRACK") in TRACKERS else []
     return extras
+
+
+def of_papers(arguments: argparse.Namespace, papers: Path) -> list[str]:
+    """The extra of the paper that is named, or those of all papers.
+
+    Raises:
+        UserError: for an unknown paper or scale, or if the paper lacks the file asked for.
+    """
+    if arguments.paper == "all":
+        every = [manifest.load(slug, papers) for slug in manifest.slugs(papers)]
+        scales = dict.fromkeys(name for paper in every for name in paper.scales)
+        if arguments.scale is not None:
+            choose("scale of any paper", arguments.scale, scales)
+            every = [paper for paper in every if arguments.scale in paper.scales]
+        return list(dict.fromkeys(paper.extra for paper in every))
+    paper = manifest.load(arguments.paper, papers)
+    if arguments.scale is not None:
+        choose(f"scale of {paper.slug}", arguments.scale, paper.scales)
+    if arguments.file is not None and not (papers / paper.slug / arguments.file).is_file():
+        there = [
+            slug for slug in manifest.slugs(papers) if (papers / slug / arguments.file).exists()
+        ]
+        raise UserError(f"{paper.slug} has no {arguments.file}; PAPER= one of: {', '.join(there)}")
+    return [paper.extra]
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(prog="python3 -m tools.setup_env", description=__doc__)
-    parser.add_argument("--paper", help="the extra that this paper names in its manifest")
+    parser.add_argument("--paper", help="the extra that this paper, or 'all', has in its manifest")
     parser.add_argument("--scale", help="check that the paper has this scale")
+    parser.add_argument("--file", help="check that the paper has this file")
     parser.add_argument("--executor", help="what this executor needs besides")
     parser.add_argument("--extra", nargs="*", default=[], help="extras of pyproject.toml")
     parser.add_argument("--all", action="store_true", help="what the tests of all papers need")
+    parser.add_argument("--venv", default=".venv", help="where the environment is")
+    parser.add_argument("--installer", help="pip or uv; default: uv, if it is there")
     options = parser.parse_args(arguments)
-    guarded(lambda: Environment().ensure(wanted(options)))
+    guarded(
+        lambda: Environment(folder=options.venv, installer=options.installer).ensure(
+            wanted(options)
+        )
+    )

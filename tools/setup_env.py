@@ -9,8 +9,13 @@ import sys
 OLDEST, NEWEST = (3, 11), (3, 12)
 
 
-def unfit(version):  # type: ignore[no-untyped-def]
-    """What to say to a Python of this version, or None if it will do."""
+def unfit(version, platform="linux"):  # type: ignore[no-untyped-def]
+    """What to say to a Python of this version on this platform, or None if it will do."""
+    if platform.startswith("win"):
+        return (
+            "error: make does not work on Windows itself; use WSL (wsl --install), or conda with "
+            "environment.yml"
+        )
     if OLDEST <= tuple(version[:2]) <= NEWEST:
         return None
     return (
@@ -21,7 +26,7 @@ def unfit(version):  # type: ignore[no-untyped-def]
 
 
 if __name__ == "__main__":
-    message = unfit(sys.version_info)
+    message = unfit(sys.version_info, sys.platform)
     if message:
         sys.stderr.write(message + "\n")
         sys.exit(2)

@@ -13,7 +13,6 @@ import os
 import platform
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -28,10 +27,15 @@ from rich.table import Table
 
 from common import files
 from common.errors import UserError, guarded
-from tools import executors, manifest, needs, tables
-from tools.manifest import ROOT, Job, Manifest, Scale
+from tools import executors, judging, manifest, needs, pages, tables
+from tools.manifest import ROOT, Manifest, Scale
 
-COLOURS = {"reproduced": "green", "contradicted": "red", "inconclusive": "yellow"}
+COLOURS = {
+    "reproduced": "green",
+    "reproduced, not specific": "cyan",
+    "contradicted": "red",
+    "inconclusive": "yellow",
+}
 
 console = Console(highlight=False)
 
@@ -83,7 +87,7 @@ def main(options: Options) -> None:
             "provenance": {**begun, **finish_provenance(begun, root, wall, work, least, resumed)},
             **collected,
         }
-        results.update(judge(paper, scale, root, results))
+        results.update(judging.judge(paper.slug, scale.name, root / "judged", results))
         files.write_json(root / "results.json", results)
     show(results, root)
     if options.commit_results:
@@ -287,34 +291,10 @@ def training_seconds(scale: Scale, root: Path) -> float:
     return total
 
 
-def judge(paper: Manifest, scale: Scale, root: Path, results: dict[str, Any]) -> dict[str, Any]:
-    """Have the paper judge its claims and draw its figures, in a process of its own."""
-    judged = root / "judged"
-    shutil.rmtree(judged, ignore_errors=True)
-    judged.mkdir(parents=True)
-    files.write_json(judged / "rows.json", results)
-    job = Job(paper.slug, scale.name, "judge", "claims", False, None, None, (), (), 1, 0)
-    command = [
-        *(sys.executable, *job.command, "--results", str(judged / "rows.json")),
-        *("--scale", scale.name, "--out", str(judged)),
-    ]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "MPLBACKEND": "Agg"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["it printed nothing"]
-        (judged / "log.txt").write_text(done.stderr)
-        raise UserError(
-            f"the claims of {paper.slug} could not be judged: {lines[-1]} "
-            f"(log: {judged / 'log.txt'}); all rows are kept"
-        )
-    (judged / "rows.json").unlink()
-    return files.read_json(judged / "claims.json")
-
-
 def show(results: dict[str, Any], root: Path) -> None:
     """Print the claims with their verdicts, and where everything is."""
     table = Table(title=f"{results['paper']} at scale {results['scale']}", show_lines=True)
-    for column in ("claim", "paper", "ours", "verdict"):
+    for column in ("claim", "paper", "ours", "also met by", "verdict"):
         table.add_column(column, overflow="fold")
     for claim in results["claims"]:
         colour = COLOURS.get(claim["verdict"], "dim")
@@ -322,18 +302,20 @@ def show(results: dict[str, Any], root: Path) -> None:
             f"[bold]{claim['id']}[/bold] {claim['statement']}",
             claim["paper"],
             claim["ours"],
+            pages.also_met(claim),
             f"[{colour}]{claim['verdict']}[/{colour}]",
         )
     console.print(table)
     origin = results["provenance"]
     busy = f", cores busy {origin['busy']:.0%} of it" if origin["busy"] else ""
     console.print(
-        f"wall time {tables.duration(origin['wall_seconds'])}{busy}; "
+        f"wall time {pages.duration(origin['wall_seconds'])}{busy}; "
         f"{'uncommitted changes' if origin['dirty'] else 'commit ' + str(origin['commit'])[:12]}"
     )
     console.print(f"results: {root / 'results.json'}", soft_wrap=True)
-    for name in results["figures"]:
-        console.print(f"figure:  {root / 'judged' / name}.png", soft_wrap=True)
+    for figure in pages.figures(results):
+        path = root / "judged" / f"{figure['name']}.png"
+        console.print(f"figure:  {path}", soft_wrap=True)
 
 
 def cli(arguments: list[str] | None = None) -> None:

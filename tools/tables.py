@@ -1,15 +1,11 @@
-"""READMEs' generated blocks: ``python -m tools.tables --write | --check | --list``.
+"""What is generated from results: ``python -m tools.tables --write | --check | --list``.
 
-Everything between ``<!-- results:begin -->`` and ``<!-- results:end -->`` is rendered from the
-committed results, never written by hand.
+Each paper's page and ``results/<scale>.md``, and the overview of the top-level README.
 """
 
 from __future__ import annotations
 
 import collections
-import json
-import re
-import shutil
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,100 +13,36 @@ from typing import Any
 
 from common import files
 from common.errors import UserError, guarded
-from tools import manifest
+from tools import manifest, pages, store
 from tools.manifest import PAPERS, ROOT
+from tools.pages import duration, markdown
+from tools.store import committed, compact
 
 BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
-VERDICTS = ("reproduced", "inconclusive", "contradicted")
-FIRST = ("default", "gpu", "paper", "study")  # order of the scales in a README
-
-
-def duration(seconds: float) -> str:
-    """Minutes, or seconds below two minutes."""
-    return f"{seconds:.0f} s" if seconds < 120 else f"{seconds / 60:.0f} min"
-
-
-def cell(value: Any) -> str:
-    """A value as the text of a Markdown table's cell."""
-    if value is None:
-        return "–"
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    return str(value).replace("|", "\\|").replace("\n", " ")
-
-
-def markdown(columns: list[str], rows: list[list[Any]]) -> str:
-    """A Markdown table."""
-    lines = ["| " + " | ".join(map(cell, columns)) + " |", "|" + " --- |" * len(columns)]
-    lines += ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
-    return "\n".join(lines)
-
-
-# -- results in a paper's folder --------------------------------------------------------------
-
-
-def committed(slug: str, papers: Path = PAPERS) -> dict[str, dict[str, Any]]:
-    """Committed results of a paper: scale -> content of ``results/<scale>.json``."""
-    found = {path.stem: path for path in (papers / slug / "results").glob("*.json")}
-    order = [s for s in FIRST if s in found] + sorted(set(found) - set(FIRST))
-    return {scale: files.read_json(found[scale]) for scale in order}
+VERDICTS = ("reproduced", "reproduced, not specific", "inconclusive", "contradicted")
+MOST_FIGURES = 3_000_000  # bytes of a paper's committed figures
 
 
 def commit(results: dict[str, Any], root: Path, papers: Path = PAPERS) -> None:
-    """Copy results and figures into the paper's folder and render the READMEs.
+    """Copy results and figures into the paper's folder and render what follows from them.
 
     Raises:
-        UserError: if the results come from uncommitted code, are of the smoke scale, or the
-            folder can't be written.
+        UserError: see :func:`tools.store.put`.
     """
-    slug, scale = results["paper"], results["scale"]
-    if results["provenance"]["dirty"]:
-        raise UserError(
-            "results of uncommitted code are not for the README; commit, then run the same "
-            f"command again (the results are kept in {root / 'results.json'})"
-        )
-    if scale == "smoke":
-        raise UserError("smoke proves the wiring only; its results are not for the README")
-    folder = papers / slug / "results"
-    try:
-        folder.mkdir(exist_ok=True)
-        files.write_text(folder / f"{scale}.json", compact(results))
-        for old in folder.glob(f"{scale}_*.png"):
-            old.unlink()
-        for name in results["figures"]:
-            shutil.copyfile(root / "judged" / f"{name}.png", folder / f"{scale}_{name}.png")
-    except PermissionError as error:
-        raise UserError(
-            f"cannot write into {folder} ({error.strerror}); make it writable and run the same "
-            f"command again (nothing is lost: {root / 'results.json'})"
-        ) from error
+    store.put(results, root, papers)
     write(papers)
-
-
-def compact(results: dict[str, Any]) -> str:
-    """JSON with one row per line, so that changes can be read in a diff."""
-    parts = []
-    for key, value in results.items():
-        if key in ("rows", "extras") and value:
-            lines = ",\n".join(json.dumps(item, separators=(",", ":")) for item in value)
-            parts.append(f"{json.dumps(key)}: [\n{lines}\n]")
-        else:
-            parts.append(f"{json.dumps(key)}: {json.dumps(value, indent=1, allow_nan=False)}")
-    return "{\n" + ",\n".join(parts) + "\n}\n"
 
 
 # -- rendering --------------------------------------------------------------------------------
 
 
 def render_paper(slug: str, papers: Path = PAPERS) -> str:
-    """The generated block of a paper's README."""
+    """The one generated block of a README of the first form."""
     blocks = []
     everything = committed(slug, papers)
     if not everything:
         return f"No results yet: `make reproduce PAPER={slug}`."
     for scale, results in everything.items():
-        suffix = "" if scale == "default" else f" SCALE={scale}"
-        origin = results["provenance"]
         blocks.append(f"### Scale `{scale}`")
         if any(not claim["verdict"].startswith("needs") for claim in results["claims"]):
             rows = [
@@ -123,16 +55,12 @@ def render_paper(slug: str, papers: Path = PAPERS) -> str:
                 for claim in results["claims"]
             ]
             blocks.append(markdown(["claim", "paper", "ours", "verdict"], rows))
-        for name in results["figures"]:
+        for figure in pages.figures(results):
+            name = figure["name"]
             blocks.append(f"![{name.replace('_', ' ')}](results/{scale}_{name}.png)")
         for table in results["tables"]:
             blocks.append(f"**{table['title']}**\n\n{markdown(table['columns'], table['rows'])}")
-        blocks.append(
-            f"`make reproduce PAPER={slug}{suffix}`: up to {results['seeds']} seeds, "
-            f"{duration(origin['wall_seconds'])} on {origin['cores']} cores "
-            f"({origin['machine']}, {origin['device']}), Python {origin['python']}, "
-            f"{origin['started'][:10]}, commit {origin['commit'][:12]}."
-        )
+        blocks.append(pages.made_by(slug, scale, results, papers))
     return "\n\n".join(blocks)
 
 
@@ -140,7 +68,7 @@ def verdicts(results: dict[str, Any]) -> str:
     """ "3 reproduced, 1 contradicted" """
     counts = collections.Counter(claim["verdict"] for claim in results["claims"])
     order = [v for v in VERDICTS if v in counts] + sorted(set(counts) - set(VERDICTS))
-    return ", ".join(f"{counts[v]} {v}" for v in order)
+    return "; ".join(f"{counts[v]} {v}" for v in order)
 
 
 def render_overview(papers: Path = PAPERS) -> str:
@@ -149,70 +77,83 @@ def render_overview(papers: Path = PAPERS) -> str:
     here = manifest.slugs(papers)
     for slug in here:
         paper = manifest.load(slug, papers)
-        results = committed(slug, papers).get("default")
-        link = f"[{slug}](papers/{slug}/README.md)"
-        title = f"{paper.title} ({paper.venue})"
+        results = committed(slug, papers)
+        shown = {"claims": pages.claims_shown(results)}
+        default = results.get("default")
+        wall = duration(default["provenance"]["wall_seconds"]) if default else "–"
+        answer = f"**{paper.answer.verdict}**: {paper.answer.reason}" if paper.answer else "–"
         rows.append(
             [
-                link,
-                title,
-                paper.summary,
-                verdicts(results) if results else "not judged yet",
-                duration(results["provenance"]["wall_seconds"]) if results else "–",
+                f"[{slug}](papers/{slug}/README.md)",
+                f"{paper.title} ({paper.venue})",
+                answer if results else "not judged yet",
+                verdicts(shown) if results else "–",
+                wall,
             ]
         )
-    rows += [[slug, title, "", "not yet", ""] for slug, title in planned() if slug not in here]
-    return markdown(["paper", "title", "what is claimed", "verdicts", "wall time"], rows)
+    lines = [_links(markdown(["paper", "title", "does it hold?", "claims", "wall time"], rows))]
+    missing = [f"{slug} ({title})" for slug, title in planned() if slug not in here]
+    if missing:
+        lines.append(f"Planned and not here yet: {'; '.join(missing)}.")
+    return "\n\n".join(lines)
+
+
+def _links(table: str) -> str:
+    """A table of ours, whose links are meant."""
+    return table.replace("]\\(papers/", "](papers/")
 
 
 def planned() -> list[tuple[str, str]]:
     """Slug and title of every paper that the project is to hold."""
-    table = tomllib.loads((ROOT / "tools" / "planned.toml").read_text())
+    table = tomllib.loads(files.read_text(ROOT / "tools" / "planned.toml"))
     return [(paper["slug"], paper["title"]) for paper in table["paper"]]
 
 
-def replace_block(text: str, block: str, where: Path) -> str:
-    """``text`` with the generated block replaced.
-
-    Raises:
-        UserError: if the markers are missing.
-    """
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    if len(pattern.findall(text)) != 1:
-        raise UserError(f"{where} needs one pair of markers {BEGIN} and {END}")
-    return pattern.sub(lambda _: f"{BEGIN}\n{block}\n{END}", text)
-
-
 def rendered(papers: Path = PAPERS) -> dict[Path, str]:
-    """Each README with what it ought to say."""
-    wanted = {
-        papers / slug / "README.md": render_paper(slug, papers) for slug in manifest.slugs(papers)
-    }
+    """Each generated file with what it ought to say."""
+    wanted: dict[Path, str] = {}
+    for slug in manifest.slugs(papers):
+        path = papers / slug / "README.md"
+        if not path.is_file():
+            raise UserError(f"{path} is missing; a paper needs a README with markers")
+        if not pages.second_form(slug, papers):
+            text = files.read_text(path)
+            wanted[path] = pages.replace(text, "results", render_paper(slug, papers), path)
+            continue
+        results = committed(slug, papers)
+        wanted[path] = pages.render_page(slug, results, papers)
+        for scale, found in results.items():
+            target = papers / slug / "results" / f"{scale}.md"
+            wanted[target] = pages.render_results(slug, scale, found, papers)
     top = papers.parent / "README.md"
-    wanted[top] = render_overview(papers)
-    missing = [path for path in wanted if not path.is_file()]
-    if missing:
-        raise UserError(f"{missing[0]} is missing; a paper needs a README with markers")
-    return {path: replace_block(path.read_text(), block, path) for path, block in wanted.items()}
+    wanted[top] = pages.replace(files.read_text(top), "results", render_overview(papers), top)
+    return wanted
+
+
+def _differs(path: Path, text: str) -> bool:
+    return not path.is_file() or files.read_text(path) != text
 
 
 def write(papers: Path = PAPERS) -> None:
-    """Render every README that differs."""
+    """Render every generated file that differs."""
     for path, text in rendered(papers).items():
-        if path.read_text() != text:
+        if _differs(path, text):
             files.write_text(path, text)
             print(f"rendered {path.relative_to(papers.parent)}")
 
 
 def check(papers: Path = PAPERS) -> list[str]:
-    """What is wrong with the committed results and READMEs; empty if nothing."""
+    """What is wrong with the committed results and pages; empty if nothing."""
     wrong = [
         f"{path.relative_to(papers.parent)} differs from its results; run 'make tables'"
         for path, text in rendered(papers).items()
-        if path.read_text() != text
+        if _differs(path, text)
     ]
     for slug in manifest.slugs(papers):
-        for scale, results in committed(slug, papers).items():
+        everything = committed(slug, papers)
+        if pages.second_form(slug, papers):
+            wrong += pages.check(slug, everything, papers)
+        for scale, results in everything.items():
             name = f"papers/{slug}/results/{scale}.json"
             if results["provenance"]["dirty"] is not False:
                 wrong.append(f"{name} comes from uncommitted code")
@@ -224,9 +165,9 @@ def check(papers: Path = PAPERS) -> list[str]:
                 if not claim.get("verdict") or claim["verdict"] == "not judged"
             ]
             wrong += [
-                f"{name}: figure {figure} is missing"
-                for figure in results["figures"]
-                if not (papers / slug / "results" / f"{scale}_{figure}.png").is_file()
+                f"{name}: figure {figure['name']} is missing"
+                for figure in pages.figures(results)
+                if not (papers / slug / "results" / f"{scale}_{figure['name']}.png").is_file()
             ]
     return wrong
 
@@ -244,7 +185,7 @@ def listing(papers: Path = PAPERS) -> str:
 
 @dataclass
 class Options:
-    """Render the READMEs' generated blocks, check them, or list the papers."""
+    """Render what is generated from results, check it, or list the papers."""
 
     write: bool = False  # render what differs
     check: bool = False  # exit 1 if something differs
@@ -259,6 +200,9 @@ def main(options: Options) -> None:
         raise UserError("; ".join(wrong))
     if options.list:
         print(listing())
+
+
+__all__ = ["BEGIN", "END", "check", "commit", "committed", "compact", "listing", "planned", "write"]
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ import datetime
 import importlib.metadata
 import os
 import platform
-import shutil
 import subprocess
 import time
 from collections.abc import Iterator
@@ -28,7 +27,7 @@ from rich.table import Table
 from common import files
 from common.errors import UserError, guarded
 from tools import executors, judging, manifest, needs, pages, tables
-from tools.manifest import ROOT, Manifest, Scale
+from tools.manifest import ROOT, Scale
 
 COLOURS = {
     "reproduced": "green",

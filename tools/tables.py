@@ -172,17 +172,6 @@ def check(papers: Path = PAPERS) -> list[str]:
     return wrong
 
 
-def listing(papers: Path = PAPERS) -> str:
-    """One line per paper that is here: slug, scales, title."""
-    lines = []
-    for slug in manifest.slugs(papers):
-        paper = manifest.load(slug, papers)
-        lines.append(f"{slug:18} {paper.title}")
-        for name, scale in paper.scales.items():
-            lines.append(f"{'':18}   SCALE={name:8} about {scale['minutes']:g} min")
-    return "\n".join(lines)
-
-
 @dataclass
 class Options:
     """Render what is generated from results, check it, or list the papers."""
@@ -199,10 +188,10 @@ def main(options: Options) -> None:
     if options.check and (wrong := check()):
         raise UserError("; ".join(wrong))
     if options.list:
-        print(listing())
+        print(manifest.listing())
 
 
-__all__ = ["BEGIN", "END", "check", "commit", "committed", "compact", "listing", "planned", "write"]
+__all__ = ["BEGIN", "END", "check", "commit", "committed", "compact", "planned", "write"]
 
 
 if __name__ == "__main__":

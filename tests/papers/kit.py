@@ -1,4 +1,4 @@
-"""What the tests of all papers share: judges that can fail, scales on stand-ins, an added method."""
+"""What the papers' tests share: judges that can fail, scales on stand-ins, an added method."""
 
 from __future__ import annotations
 
@@ -67,9 +67,7 @@ def swapped(rows: Rows, one: str, other: str) -> Rows:
     return Rows(frame)
 
 
-def check_judges(
-    slug: str, cases: Mapping[str, tuple[Rows | Sequence[Rows], Rows | None]]
-) -> None:
+def check_judges(slug: str, cases: Mapping[str, tuple[Rows | Sequence[Rows], Rows | None]]) -> None:
     """Each claim of a paper can come out contradicted and inconclusive.
 
     Args:
@@ -93,9 +91,7 @@ def judged(slug: str, rows: Rows, scale: str = "default") -> dict[str, dict[str,
     """All claims of a paper judged on ``rows``, by id."""
     module = importlib.import_module(f"papers.{slug}.claims")
     plan = plan_of(ROOT / "papers" / slug / "paper.toml")
-    return {
-        claim.id: judge(claim, module.METHODS, rows, scale, plan) for claim in module.CLAIMS
-    }
+    return {claim.id: judge(claim, module.METHODS, rows, scale, plan) for claim in module.CLAIMS}
 
 
 # -- scales on stand-ins ------------------------------------------------------------------------

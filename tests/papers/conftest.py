@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from common.errors import UserError
 from common.run import Run
@@ -52,3 +53,36 @@ def whole_and_cut(
         return Run.load(whole).final(), Run.load(cut).final()
 
     return play
+
+
+@pytest.fixture
+def trained_alike() -> Callable[..., None]:
+    """Asserts that two computations trained a network alike, up to rounding.
+
+    ``trained_alike(one, other, start)``: weights by name. Adam makes steps of full size of a
+    gradient that is rounding alone, so single weights tell nothing on another processor. What is
+    measured is the distance between the two, parameter by parameter, against the distance that
+    training has moved them from ``start``: some 1e-5 where only rounding differs (see
+    tests/rounding.py), of the order of 1 where a seed sees another one's data.
+    """
+
+    def check(
+        one: Mapping[str, torch.Tensor],
+        other: Mapping[str, torch.Tensor],
+        start: Mapping[str, torch.Tensor],
+        tolerance: float = 1e-3,
+    ) -> None:
+        assert one.keys() == other.keys() == start.keys()
+        moved = False
+        for name, value in one.items():
+            assert value.shape == other[name].shape == start[name].shape, name
+            update = (value - start[name]).double().norm().item()
+            difference = (value - other[name]).double().norm().item()
+            if __import__("os").environ.get("MEASURE") and update: print("RATIO", name, f"{difference / update:.1e} {update:.1e}")
+            assert difference <= tolerance * update, (
+                f"{name}: {difference:.1e} apart after an update of {update:.1e}"
+            )
+            moved |= update > 0
+        assert moved
+
+    return check

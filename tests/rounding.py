@@ -22,16 +22,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 # whatever sums, or comes from a library of functions; a single addition rounds alike everywhere
-INEXACT = frozenset(
-    """
+_NAMES = """
     mm bmm addmm baddbmm convolution convolution_backward sum mean var std cumsum logcumsumexp
     logsumexp _softmax _log_softmax _softmax_backward_data _log_softmax_backward_data
     native_layer_norm native_layer_norm_backward native_group_norm native_group_norm_backward
     linalg_vector_norm _cdist_forward _cdist_backward exp exp_ expm1 log log_ log1p sin cos pow
     tanh tanh_ tanh_backward sigmoid sigmoid_ silu silu_ silu_backward elu elu_backward
     softplus softplus_backward gelu gelu_backward erf erfinv rsqrt _weight_norm_interface
-    """.split()
-)
+"""
+INEXACT = frozenset(_NAMES.split())
 
 
 class Rounding(TorchDispatchMode):

@@ -59,30 +59,32 @@ def whole_and_cut(
 def trained_alike() -> Callable[..., None]:
     """Asserts that two computations trained a network alike, up to rounding.
 
-    ``trained_alike(one, other, start)``: weights by name. Adam makes steps of full size of a
-    gradient that is rounding alone, so single weights tell nothing on another processor. What is
-    measured is the distance between the two, parameter by parameter, against the distance that
-    training has moved them from ``start``: some 1e-5 where only rounding differs (see
-    tests/rounding.py), of the order of 1 where a seed sees another one's data.
+    ``trained_alike(one, other, start)``: weights by name; ``start`` are those of ``one`` before
+    training, or after its first step. Adam makes a step of full size of a gradient that is
+    rounding alone, so a single weight tells nothing on another processor. What is measured is the
+    distance between the two, parameter by parameter, against the distance that training moved
+    them: 1e-4 of it at most where only rounding differs (tests/rounding.py), of the order of 1
+    where a seed sees another one's data.
     """
 
     def check(
         one: Mapping[str, torch.Tensor],
         other: Mapping[str, torch.Tensor],
         start: Mapping[str, torch.Tensor],
-        tolerance: float = 1e-3,
+        tolerance: float = 1e-2,
     ) -> None:
         assert one.keys() == other.keys() == start.keys()
-        moved = False
+        telling = False
         for name, value in one.items():
             assert value.shape == other[name].shape == start[name].shape, name
             update = (value - start[name]).double().norm().item()
             difference = (value - other[name]).double().norm().item()
-            if __import__("os").environ.get("MEASURE") and update: print("RATIO", name, f"{difference / update:.1e} {update:.1e}")
-            assert difference <= tolerance * update, (
+            digits = 4 * torch.finfo(torch.float32).eps * value.double().norm().item()
+            allowed = tolerance * update + digits
+            assert difference <= allowed, (
                 f"{name}: {difference:.1e} apart after an update of {update:.1e}"
             )
-            moved |= update > 0
-        assert moved
+            telling |= allowed < 0.1 * update
+        assert telling, "nothing was trained"
 
     return check

@@ -268,7 +268,7 @@ class Run:
                 return
             self._progress.at(self._done, total, self.seconds)
             if self._done % every == 0 and self.due(self._done):
-                self._save(self._done, self._state(), final=False)
+                self.save(self._done, self._state())
         extra = then() if then else {}
         if not self._over:
             self._finish({**self._state(drop), **extra})

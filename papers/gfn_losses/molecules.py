@@ -104,6 +104,11 @@ def mean_similarity(smiles: list[str]) -> float:
     return sum(pairs) / len(pairs) if pairs else float("nan")
 
 
+def top(scores: dict[str, float], k: int = TOP_K) -> list[str]:
+    """The names of the k highest scores, best first."""
+    return sorted(scores, key=lambda name: -scores[name])[:k]
+
+
 def train_molecules(cfg: Config) -> None:
     """On-policy (eps = 0.05) STB with uniform P_B over the removable fragments."""
     if len(cfg.seed) != 1:
@@ -121,33 +126,19 @@ def train_molecules(cfg: Config) -> None:
     policy = BlockPolicy(env, width=cfg.width).to(device)
     optimizer = torch.optim.Adam(policy.parameters(), lr=LR)
     generators = seed_generators(cfg.seed, 1, device)
-    best: dict[str, float] = {}  # the best unique molecules so far: SMILES -> proxy score
-    rewards: list[float] = []  # scores since the last evaluation
+    kept = run.keep(
+        policy=policy,
+        optimizer=optimizer,
+        generators=generators,
+        best={},  # the best unique molecules so far: SMILES -> proxy score
+        rewards=[],  # scores since the last evaluation
+        proxy=reward,
+    )
 
-    step = 0
-    state = run.restore()
-    if state:
-        step = state["step"]
-        policy.load_state_dict(state["policy"])
-        optimizer.load_state_dict(state["optimizer"])
-        generators[0].set_state(state["generator"])
-        best = dict(zip(state["best_smiles"], state["best_scores"], strict=True))
-        rewards = list(state["rewards"])
-        reward.load_state_dict(state["proxy"])
+    def results() -> dict[str, object]:
+        return {"similarity": mean_similarity(top(kept.best))}
 
-    def checkpoint() -> dict[str, object]:
-        return {
-            "step": step,
-            "policy": policy.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "generator": generators[0].get_state(),
-            "best_smiles": list(best),
-            "best_scores": list(best.values()),
-            "rewards": rewards,
-            "proxy": reward.state_dict(),
-        }
-
-    while step < cfg.steps:
+    for step in run.steps(cfg.steps, then=results):
         u = uniforms(generators, (env.max_length, cfg.batch))
         traj = sample(env, lambda s: policy(s)[0], u, epsilon=EPSILON)
         scores, names = reward(traj.last[0])
@@ -167,22 +158,17 @@ def train_molecules(cfg: Config) -> None:
         surrogate.sum().backward()
         optimizer.step()
 
-        rewards += scores.tolist()
-        best.update(zip(names, scores.tolist(), strict=True))
-        if len(best) > 10 * TOP_K:
-            best = dict(sorted(best.items(), key=lambda kv: -kv[1])[: 5 * TOP_K])
-        step += 1
-        if step % cfg.eval_every == 0 or step == cfg.steps:
-            top = sorted(best.values(), reverse=True)[:TOP_K]
+        kept.rewards += scores.tolist()
+        kept.best.update(zip(names, scores.tolist(), strict=True))
+        if len(kept.best) > 10 * TOP_K:
+            kept.best = {name: kept.best[name] for name in top(kept.best, 5 * TOP_K)}
+        if (step + 1) % cfg.eval_every == 0 or step + 1 == cfg.steps:
+            best_scores = [kept.best[name] for name in top(kept.best)]
             run.log(
-                step,
-                mean_score=sum(rewards) / len(rewards),
-                top_score=sum(top) / len(top),
+                step + 1,
+                mean_score=sum(kept.rewards) / len(kept.rewards),
+                top_score=sum(best_scores) / len(best_scores),
                 reward_calls=reward.calls,
                 loss=logged.item(),
             )
-            rewards = []
-        if run.due(step):
-            run.save(step, checkpoint())
-    top_names = sorted(best, key=lambda s: -best[s])[:TOP_K]
-    run.finish({**checkpoint(), "similarity": mean_similarity(top_names)})
+            kept.rewards = []

@@ -24,13 +24,8 @@ from common.gfn.rollout import CompiledTrajectories
 from common.gfn.rows import visit, whole
 from common.gfn.sampling import masked_log_softmax, sample, sample_from_table, uniforms
 from common.run import Run
-from common.stacked import (
-    clip_grad_norm_per_seed,
-    generator_states,
-    restore_generators,
-    seed_generators,
-)
-from common.torch_utils import setup
+from common.stacked import clip_grad_norm_per_seed, seed_generators
+from common.torch_utils import GlobalRandom, setup
 from papers.gfn_losses.bits import (
     SlotPolicy,
     bits_loss,
@@ -105,12 +100,11 @@ def train_theory(cfg: Config) -> None:
     if run.finished:
         return
     setup(cfg.device, cfg.seed[0])
-    run.restore()
     errors = {
         name: [[dag, part, error] for dag, part, error in theory_errors(loss)]
         for name, loss in LOSSES.items()
     }
-    run.finish({"errors": errors})
+    run.finish(errors=errors)
 
 
 def train_grid(cfg: Config) -> None:
@@ -140,29 +134,29 @@ def train_grid(cfg: Config) -> None:
     found = torch.zeros(n_seeds, 2**env.ndim, dtype=torch.bool, device=device)
     recent = torch.zeros(n_seeds, 500 * cfg.batch, dtype=torch.long, device=device)  # row numbers
 
-    step = 0
-    state = run.restore()
-    if state:
-        step = state["step"]
-        net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
-        if log_Z is not None:
-            log_Z.data.copy_(state["log_Z"])
-        restore_generators(generators, state["generators"])
-        found, recent = state["found"].to(device), state["recent"].to(device)
+    kept = run.keep(
+        net=net,
+        optimizer=optimizer,
+        log_Z=log_Z,
+        generators=generators,
+        found=found,
+        recent=recent,
+    )
 
-    def checkpoint() -> dict[str, object]:
+    def results() -> dict[str, object]:
+        seen = min(cfg.steps * cfg.batch, recent.shape[1])
+        p_terminal = terminating_distribution(dag, log_pf_of_all_states(net, env, dag))
+        target = dag.target().cpu()
         return {
-            "step": step,
-            "net": net.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "log_Z": None if log_Z is None else log_Z.data,
-            "generators": generator_states(generators),
-            "found": found,
-            "recent": recent,
+            "l1_mean_empirical": l1_mean_empirical(recent[:, :seen].cpu(), target).tolist(),
+            "p_terminal": p_terminal.float().cpu() if n_states <= 1024 else torch.zeros(0),
+            "target": target.float() if n_states <= 1024 else torch.zeros(0),
+            "n_regions": 2**env.ndim,
+            "ndim": env.ndim,
+            "height": env.height,
         }
 
-    while step < cfg.steps:
+    for step in run.steps(cfg.steps, then=results):
         u = uniforms(generators, (env.max_length, cfg.batch))
         if encoded is not None:
             out = net(encoded)  # [S, N, out]
@@ -184,34 +178,18 @@ def train_grid(cfg: Config) -> None:
         norms = clip_grad_norm_per_seed(parameters, spec.grad_clip(name))
         optimizer.step()
 
-        found = metrics.mark_regions(found, regions[objects])
+        kept.found = metrics.mark_regions(kept.found, regions[objects])
         metrics.remember(recent, objects, step)
-        step += 1
-        if step % cfg.eval_every == 0 or step == cfg.steps:
+        if (step + 1) % cfg.eval_every == 0 or step + 1 == cfg.steps:
             l1 = metrics.l1_sum_exact(dag, log_pf_of_all_states(net, env, dag))
             run.log(
-                step,
+                step + 1,
                 l1_sum_exact=l1.tolist(),
-                regions=found.sum(-1).tolist(),
+                regions=kept.found.sum(-1).tolist(),
                 loss=logged.tolist(),
                 grad_norm=norms.tolist(),
                 log_Z=[] if log_Z is None else log_Z.tolist(),
             )
-        if run.due(step):
-            run.save(step, checkpoint())
-
-    seen = min(cfg.steps * cfg.batch, recent.shape[1])
-    p_terminal = terminating_distribution(dag, log_pf_of_all_states(net, env, dag))
-    target = dag.target().cpu()
-    final = {
-        "l1_mean_empirical": l1_mean_empirical(recent[:, :seen].cpu(), target).tolist(),
-        "p_terminal": p_terminal.float().cpu() if n_states <= 1024 else torch.zeros(0),
-        "target": target.float() if n_states <= 1024 else torch.zeros(0),
-        "n_regions": 2**env.ndim,
-        "ndim": env.ndim,
-        "height": env.height,
-    }
-    run.finish({**checkpoint(), **final})
 
 
 def train_bits(cfg: Config) -> None:
@@ -242,34 +220,34 @@ def train_bits(cfg: Config) -> None:
         n_seeds, 1000 // cfg.batch * cfg.batch, env.length, dtype=torch.long, device=device
     )
 
-    step = 0
-    state = run.restore()
-    if state:
-        step = state["step"]
-        policy.load_state_dict(state["policy"])
-        optimizer.load_state_dict(state["optimizer"])
-        log_Z_parts.data.copy_(state["log_Z_parts"])
-        restore_generators(generators, state["generators"])
-        torch.set_rng_state(state["torch_rng"])  # dropout
-        if device.type == "cuda":
-            torch.cuda.set_rng_state(state["cuda_rng"])
-        found, recent = state["found"].to(device), state["recent"].to(device)
+    kept = run.keep(
+        policy=policy,
+        optimizer=optimizer,
+        log_Z_parts=log_Z_parts,
+        generators=generators,
+        dropout=GlobalRandom(),
+        found=found,
+        recent=recent,
+    )
 
-    def checkpoint() -> dict[str, object]:
+    def results() -> dict[str, object]:
+        policy.eval()
+        rng = torch.Generator().manual_seed(0)  # the same backward samples for every loss
+        finite = [
+            all(bool(torch.isfinite(p[s]).all()) for p in policy.parameters())
+            for s in range(n_seeds)
+        ]
+        seen = min(cfg.steps * cfg.batch, recent.shape[1])
+        distinct = [distinct_fraction(recent[s, :seen]) for s in range(n_seeds)]
         return {
-            "step": step,
-            "policy": policy.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "log_Z_parts": log_Z_parts.data,
-            "generators": generator_states(generators),
-            "torch_rng": torch.get_rng_state(),
-            "cuda_rng": torch.cuda.get_rng_state() if device.type == "cuda" else None,
-            "found": found,
-            "recent": recent,
+            "spearman": correlation_on_test_set(policy, env, modes, n_seeds, rng),
+            "distinct": distinct,
+            "collapsed": [bool(d < 0.05) or not f for d, f in zip(distinct, finite, strict=True)],
+            "n_modes": spec.n_modes,
         }
 
     policy.train()  # dropout stays on while sampling, as in the authors' code
-    while step < cfg.steps:
+    for step in run.steps(cfg.steps, then=results):
         u = uniforms(generators, (env.length, cfg.batch))
         traj = sample(env, lambda s: policy(s)[0], u, epsilon=spec.epsilon)
         log_Z = log_Z_parts.sum(-1)
@@ -280,34 +258,16 @@ def train_bits(cfg: Config) -> None:
         optimizer.step()
 
         distances = modes.distances(traj.last)  # [S, B, M]
-        found = mark_modes(found, distances, spec.delta)
+        kept.found = mark_modes(kept.found, distances, spec.delta)
         metrics.remember(recent, traj.last, step)
-        step += 1
-        if step % cfg.eval_every == 0 or step == cfg.steps:
+        if (step + 1) % cfg.eval_every == 0 or step + 1 == cfg.steps:
             run.log(
-                step,
-                modes=found.sum(-1).tolist(),
+                step + 1,
+                modes=kept.found.sum(-1).tolist(),
                 distance=distances.min(-1).values.mean(-1).tolist(),
                 loss=logged.tolist(),
                 log_Z=log_Z.tolist(),
             )
-        if run.due(step):
-            run.save(step, checkpoint())
-
-    policy.eval()
-    rng = torch.Generator().manual_seed(0)  # the same backward samples for every loss
-    finite = [
-        all(bool(torch.isfinite(p[s]).all()) for p in policy.parameters()) for s in range(n_seeds)
-    ]
-    seen = min(cfg.steps * cfg.batch, recent.shape[1])
-    distinct = [distinct_fraction(recent[s, :seen]) for s in range(n_seeds)]
-    final = {
-        "spearman": correlation_on_test_set(policy, env, modes, n_seeds, rng),
-        "distinct": distinct,
-        "collapsed": [bool(d < 0.05) or not f for d, f in zip(distinct, finite, strict=True)],
-        "n_modes": spec.n_modes,
-    }
-    run.finish({**checkpoint(), **final})
 
 
 if __name__ == "__main__":

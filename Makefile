@@ -57,7 +57,7 @@ help:
 	@echo 'PYTHON=<a Python 3.11 or 3.12, else one is looked for>  VENV=<instead of .venv>'
 
 setup:
-	$(SETUP) $(if $(PAPER),--paper="$$PAPER" --executor="$$EXECUTOR",--all)
+	$(SETUP) $(if $(PAPER),$(FOR_PAPER),--all)
 
 reproduce:
 	$(SETUP) $(FOR_PAPER)

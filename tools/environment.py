@@ -28,6 +28,8 @@ from tools import manifest
 ROOT = Path(__file__).resolve().parents[1]
 BASE = "base"  # name of the stamp of the dependencies that everything needs
 TOOLS = ("dev", "peers", "cluster", "track")  # extras that no paper has: tests, benches, runner
+# extras for modules that only some scales import
+FOR_IMPORTS = {"torch_fidelity": "fid", "stable_baselines3": "peers"}
 TRACKERS = ("tensorboard", "wandb")  # values of $TRACK that need the extra "track"
 INSTALLERS = ("pip", "uv")
 LINK = "papers_reproduced.pth"  # makes papers, common and tools importable from everywhere
@@ -318,9 +320,9 @@ def explained(said: str, folder: Path, log: Path) -> UserError:
             f"pip finds no version of {unknown[1]} at all; check the network, the proxy and the "
             f"package index, and run the same command again (log: {log})"
         )
-    _, uv_failed, reason = said.partition("No solution found when resolving dependencies:")
+    _, uv_failed, reason = said.partition("No solution found when resolving dependencies")
     if uv_failed:
-        last = " ".join(reason.replace("╰─▶", "").split())
+        last = re.sub(r"^\W*(cause:)?\W*|\s*╰─▶", "", " ".join(reason.split()))
     else:
         errors = re.findall(r"^\s*error:\s*(.*)", said, re.IGNORECASE | re.MULTILINE)
         last = errors[0] if errors else " ".join(said.split())[-200:]
@@ -354,27 +356,30 @@ def wanted(arguments: argparse.Namespace, papers: Path = manifest.PAPERS) -> lis
 
 
 def of_papers(arguments: argparse.Namespace, papers: Path) -> list[str]:
-    """The extra of the paper that is named, or those of all papers.
+    """The extras of the paper that is named, or of all papers, for the scale if one is named.
 
     Raises:
         UserError: for an unknown paper or scale, or if the paper lacks the file asked for.
     """
-    if arguments.paper == "all":
-        every = [manifest.load(slug, papers) for slug in manifest.slugs(papers)]
-        scales = dict.fromkeys(name for paper in every for name in paper.scales)
-        if arguments.scale is not None:
-            choose("scale of any paper", arguments.scale, scales)
-            every = [paper for paper in every if arguments.scale in paper.scales]
-        return list(dict.fromkeys(paper.extra for paper in every))
-    paper = manifest.load(arguments.paper, papers)
-    if arguments.scale is not None:
-        choose(f"scale of {paper.slug}", arguments.scale, paper.scales)
-    if arguments.file is not None and not (papers / paper.slug / arguments.file).is_file():
-        there = [
-            slug for slug in manifest.slugs(papers) if (papers / slug / arguments.file).exists()
-        ]
-        raise UserError(f"{paper.slug} has no {arguments.file}; PAPER= one of: {', '.join(there)}")
-    return [paper.extra]
+    slug, scale, file = arguments.paper, arguments.scale, arguments.file
+    if slug == "all":
+        papers_meant = [manifest.load(name, papers) for name in manifest.slugs(papers)]
+        if scale is not None:
+            there = dict.fromkeys(name for paper in papers_meant for name in paper.scales)
+            choose("scale of any paper", scale, there)
+            papers_meant = [paper for paper in papers_meant if scale in paper.scales]
+    else:
+        papers_meant = [manifest.load(slug, papers)]
+        if scale is not None:
+            choose(f"scale of {slug}", scale, papers_meant[0].scales)
+    if file is not None and not (papers / slug / file).is_file():
+        having = [name for name in manifest.slugs(papers) if (papers / name / file).is_file()]
+        raise UserError(f"{slug} has no {file}; PAPER= one of: {', '.join(having)}")
+    extras = [paper.extra for paper in papers_meant]
+    if scale is not None:
+        imports = [module for paper in papers_meant for module in paper.needs(scale).imports]
+        extras += [FOR_IMPORTS[module] for module in imports if module in FOR_IMPORTS]
+    return list(dict.fromkeys(extras))
 
 
 def cli(arguments: Sequence[str] | None = None) -> None:

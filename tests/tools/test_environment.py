@@ -1,5 +1,6 @@
 """pyproject.toml, constraints.txt and environment.yml say the same."""
 
+import ast
 import importlib.metadata
 import re
 import sys
@@ -11,6 +12,9 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import Version
+
+from tools import manifest
+from tools.environment import FOR_IMPORTS
 
 ROOT = Path(__file__).parents[2]
 # What a person who knows the field expects to find in the conda file by name.
@@ -122,3 +126,82 @@ def test_what_is_installed_is_what_is_locked():
         if name not in ("pip", "setuptools") and version != lock.get(name):
             # Torch's builds for CUDA bring packages of their own, pinned by itself.
             assert name.startswith(("nvidia-", "triton")), f"{name} {version}: {lock.get(name)}"
+
+
+# -- what the papers import -------------------------------------------------------------------
+
+# Distributions of modules that bear another name; of the other modules, the name is the same.
+DISTRIBUTIONS = {
+    "Bio": "biopython",
+    "RNA": "ViennaRNA",
+    "gfn": "torchgfn",
+    "pyspiel": "open_spiel",
+    "sklearn": "scikit-learn",
+    "skimage": "scikit-image",
+    "yaml": "PyYAML",
+}
+# Scripts that are started with the extra "peers" besides the paper's own.
+WITH_PEERS = {"bench.py", "expert.py"}
+# Modules of common that import a package only where it is asked for, or there already.
+OPTIONAL = {ROOT / "common" / name for name in ("checkpoint.py", "kept.py", "track.py")}
+OURS = {"common", "papers", "tools"}
+
+
+def imported(path):
+    """Modules that a file imports anywhere, by their full names."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.level == 0:
+            yield node.module
+            if node.module.split(".")[0] in OURS:  # may be a module of ours, or a name in one
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def reached(paths):
+    """The third-party modules that files import, themselves or through ``common``: where."""
+    found, seen, left = {}, set(OPTIONAL), list(paths)
+    while left:
+        path = left.pop()
+        if path in seen:
+            continue
+        seen.add(path)
+        for name in imported(path):
+            top, *below = name.split(".")
+            if top in OURS:
+                file = ROOT.joinpath(top, *below)
+                ours = (file.with_suffix(".py"), file / "__init__.py")
+                left += [p for p in ours if p.is_file() and top == "common"]
+            elif top not in sys.stdlib_module_names:
+                found.setdefault(top, path.relative_to(ROOT))
+    return found
+
+
+def provided(*extras):
+    """Distributions that the extras and the base name, and what those are known to bring."""
+    table = project()["optional-dependencies"]
+    texts = [*project()["dependencies"], *(text for extra in extras for text in table[extra])]
+    names = {canonicalize_name(Requirement(text).name) for text in texts}
+    return names | ({"h5py"} if "minari" in names else set())  # minari[hdf5]
+
+
+@pytest.mark.parametrize("slug", manifest.slugs())
+def test_an_extra_holds_what_its_paper_imports(slug):
+    paper = manifest.load(slug)
+    files = sorted((manifest.PAPERS / slug).rglob("*.py"))
+    loaders = {d.loader: slug for s in paper.scales for d in paper.needs(s).data if d.loader}
+    named = {m: slug for s in paper.scales for m in paper.needs(s).imports}
+    always = {**reached(f for f in files if f.name not in WITH_PEERS), **loaders, **named}
+    for module, where in always.items():
+        name = canonicalize_name(DISTRIBUTIONS.get(module, module))
+        extras = [paper.extra, *([FOR_IMPORTS[module]] if module in FOR_IMPORTS else [])]
+        assert name in provided(*extras), f"{where} imports {module}; {extras} do not hold it"
+    for module, where in reached(f for f in files if f.name in WITH_PEERS).items():
+        name = canonicalize_name(DISTRIBUTIONS.get(module, module))
+        held = provided(paper.extra, "peers")
+        assert name in held, f"{where} imports {module}; {paper.extra} and peers do not hold it"
+
+
+def test_what_only_some_scales_import_is_in_an_extra():
+    for module, extra in FOR_IMPORTS.items():
+        assert canonicalize_name(module) in provided(extra)

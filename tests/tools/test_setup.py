@@ -224,6 +224,11 @@ def test_two_installations_take_turns(root, index):
             " the\n      package registry, no.\n",
             "installed: Because x was not found in the package registry, no. ",
         ),
+        (
+            "error: No solution found when resolving dependencies\n  cause: Because x was not"
+            " found.\n",
+            "installed: Because x was not found. ",
+        ),
         ("error: error sending request for url (…): dns error", "check the network"),
         ("error: Failed to build `x`\n  Caused by: y", "installed: Failed to build `x` "),
     ],
@@ -616,6 +621,8 @@ def test_what_is_wanted(monkeypatch):
     assert extras("--paper", "uniinf") == ["bandits"]
     assert extras("--paper", "uniinf", "--executor", "ray") == ["bandits", "cluster"]
     assert extras("--paper", "uniinf", "--extra", "peers") == ["peers", "bandits"]
+    assert extras("--paper", "dlsm", "--scale", "default") == ["generative"]
+    assert extras("--paper", "dlsm", "--scale", "paper") == ["generative", "fid"]
     assert {"bandits", *environment.TOOLS} <= set(extras("--all"))
     assert {"bandits", "gfn"} <= set(extras("--paper", "all", "--scale", "default"))
     assert extras() == []

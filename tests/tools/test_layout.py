@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from tools import manifest
+from tools import manifest, pages
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = (
     *("__init__.py", "README.md", "paper.toml", "method.py", "baselines.py"),
     *("task.py", "train.py", "eval.py", "claims.py"),
 )
+SECOND = ("methods.py", "report.py", "trained.py", "NOTES.md")  # of the second form
 CODE = ("papers", "common", "tools")
 TEXT = {".py", ".in", ".md", ".toml", ".txt", ".yml", ".json", ""}
 SLUGS = manifest.slugs()
@@ -91,9 +92,12 @@ def test_a_folder_is_complete(slug):
     folder = ROOT / "papers" / slug
     assert [name for name in REQUIRED if not (folder / name).is_file()] == []
     assert list((ROOT / "tests" / "papers" / slug).glob("test_*.py")), "it has no tests"
-    readme = (folder / "README.md").read_text()
-    for mark in ("<!-- results:begin -->", "<!-- results:end -->"):
-        assert readme.count(mark) == 1
+    readme = (folder / "README.md").read_text(encoding="utf-8")
+    second = pages.second_form(slug)
+    assert not second or [name for name in SECOND if not (folder / name).is_file()] == []
+    for block in pages.BLOCKS if second else ("results",):
+        for mark in (f"<!-- {block}:begin -->", f"<!-- {block}:end -->"):
+            assert readme.count(mark) == 1
     assert f"make reproduce PAPER={slug}" in readme
 
 

@@ -33,7 +33,7 @@ override REPRODUCE = $(PY) -m tools.reproduce "$$PAPER" $${SEEDS:+--seeds "$$SEE
 override FOR_PAPER = --paper="$$PAPER" --scale="$$SCALE" --executor="$$EXECUTOR"
 
 .PHONY: help setup reproduce results judge power smoke bench expert list tables test lint \
-	smoke-all clean
+	unit smoke-all clean
 .NOTPARALLEL:
 
 help:
@@ -48,6 +48,7 @@ help:
 	@echo 'make tables                    render results into the READMEs'
 	@echo 'make test                      lint, unit tests, a smoke run of every paper'
 	@echo 'make smoke-all                 a smoke run of every paper, JOBS=2 at a time'
+	@echo 'make unit                      unit tests'
 	@echo 'make lint                      ruff, mypy, import-linter'
 	@echo 'make setup [PAPER=<paper>]     install only (without PAPER: what the tests need)'
 	@echo 'make clean                     remove .venv and caches; runs/ stays'
@@ -102,10 +103,14 @@ lint:
 	$(PY) -m mypy
 	"$$VENV/bin/lint-imports"
 
+unit:
+	$(SETUP) --all
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n 2
+
 test:
 	$(SETUP) --all
 	@$(MAKE) --no-print-directory lint
-	OMP_NUM_THREADS=1 $(PY) -m pytest -n 2
+	@$(MAKE) --no-print-directory unit
 	@$(MAKE) --no-print-directory smoke-all
 
 # All are tried, several at a time, each with its share of the cores; installing comes first.

@@ -499,7 +499,9 @@ def test_no_value_runs_a_command(copy, variable, value):
 
 
 @pytest.mark.parametrize("value", [HOSTILE[0], HOSTILE[2], "$(shell touch OWNED)"])
-@pytest.mark.parametrize("target", [*TARGETS, "tables", "lint", "test", "smoke-all", "clean"])
+@pytest.mark.parametrize(
+    "target", [*TARGETS, "tables", "lint", "unit", "test", "smoke-all", "clean"]
+)
 def test_no_target_runs_a_paper_s_name(copy, target, value):
     assert "error: PAPER takes" in refused(copy, target, f"PAPER={value}")
     assert "error: PAPER takes" in refused(copy, target, PAPER=value)  # from the environment

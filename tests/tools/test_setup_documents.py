@@ -153,6 +153,12 @@ def test_a_document_names_what_exists(path):
         assert (ROOT / (module.replace(".", "/") + ".py")).is_file(), module
 
 
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text("utf-8")
+    before, _, rest = text.partition("<!-- results:begin -->")
+    assert len((before + rest.partition("<!-- results:end -->")[2]).splitlines()) <= 110
+
+
 def test_data_that_a_scale_needs_has_its_line():
     lines = (ROOT / "DATA.md").read_text("utf-8").splitlines()
     named = [

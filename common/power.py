@@ -50,8 +50,8 @@ def power(claim: Claim, rows: Rows) -> dict[str, Any] | None:
     """What would decide a claim, or None where it is decided or its rows are missing.
 
     Returns:
-        ``{"id", "seeds", "needed", "share"}``: seeds at present; seeds at which ``share`` of the
-        draws are decided (None: not with ``LARGEST`` times as many).
+        ``{"id", "tasks", "seeds", "needed", "share"}``: seeds at present; seeds at which ``share``
+        of the draws are decided (None: not with ``LARGEST`` times as many).
     """
 
     def verdict(sample: Rows) -> str:
@@ -71,8 +71,10 @@ def power(claim: Claim, rows: Rows) -> dict[str, Any] | None:
         verdicts = [verdict(redrawn(rows, factor, rng)) for _ in range(DRAWS)]
         share = 1 - verdicts.count(INCONCLUSIVE) / DRAWS
         if share >= DECIDED:
-            return {"id": claim.id, "seeds": now, "needed": round(now * factor), "share": share}
-    return {"id": claim.id, "seeds": now, "needed": None, "share": share}
+            break
+    needed = round(now * factor) if share >= DECIDED else None
+    known = {"id": claim.id, "tasks": list(claim.tasks), "seeds": now}
+    return {**known, "needed": needed, "share": share}
 
 
 def power_of_all(claims: Sequence[Claim], rows: Rows) -> list[dict[str, Any]]:

@@ -1,0 +1,101 @@
+"""Tables and figures built from rows."""
+
+import json
+
+import numpy as np
+import pytest
+
+from common import report
+from common.methods import Method, Methods
+from common.report import Column, Drawing, Panel, Table
+from common.rows import Rows
+from common.stats import mean_ci
+
+METHODS = Methods(
+    Method("mine", "Mine", "method"),
+    Method("base", "Base", "baseline"),
+    Method("told", "Told", "reference"),
+)
+
+
+def rows():
+    found = []
+    for m, mean in (("mine", 2.0), ("base", 1.0), ("told", 9.0)):
+        for s in range(3):
+            base = {"task": "t", "method": m, "seed": s}
+            found.append({**base, "metric": "x", "value": mean + s})
+            curve = {"step": [1, 2, 4], "value": [mean, mean + s, mean]}
+            found.append({**base, "metric": "curve", **curve})
+            for calls in (1, 2):
+                found.append({**base, "metric": "y", "calls": calls, "value": mean * calls + s})
+                found.append({**base, "metric": "z", "calls": calls, "value": mean + calls})
+    found.append({"task": "t", "method": "mine", "seed": 0, "metric": "once", "value": 0.12345})
+    return Rows(found)
+
+
+def test_cells():
+    assert report.cell(rows().of(method="mine", metric="x")) == str(mean_ci([2, 3, 4]))
+    assert report.cell(rows().of(metric="once")) == "0.123"
+    assert report.cell(rows().of(metric="no")) == "–"
+    assert report.mean(1)(rows().of(method="mine", metric="x")) == "3.0"
+
+
+def test_a_grid_marks_the_best_and_leaves_out_what_was_not_run():
+    columns = [Column("x", {"metric": "x"}, "max"), Column("no", {"metric": "no"}, "min")]
+    lines = [*report.by_method(METHODS), ("Nobody", {"method": "nobody"})]
+    table = report.grid(rows(), "T", lines, columns, corner="method", unmarked=["Told"], main=True)
+    assert [line[0] for line in table.rows] == ["Mine", "Base", "Told"]
+    marked = [line[1].startswith("**") for line in table.rows]
+    assert marked == [True, False, False] and table.rows[0][2] == "–" and table.main
+    least = report.grid(rows(), "T", lines, [Column("x", {"metric": "x"}, "min")])
+    assert least.rows[1][1].startswith("**")
+
+
+PANEL = Panel("t", {"task": "t", "metric": "curve"}, "curve")
+
+
+def test_figures_are_drawn_where_there_is_something_to_draw():
+    none = Panel("none", {"metric": "none"})
+    figure = report.curves(rows(), METHODS, [PANEL, none], log="y")
+    assert len(figure.axes) == 1 and len(figure.axes[0].lines) == 3
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["Mine", "Base", "Told"]
+    assert report.curves(rows(), METHODS, [none]) is None
+    shown = report.intervals(rows(), METHODS, [Panel("x", {"metric": "x"})], thresholds={"x": 1})
+    labels = [label.get_text() for label in shown.axes[0].get_yticklabels()]
+    assert labels == ["Mine", "Base", "Told"]
+    assert report.intervals(rows(), METHODS, [none]) is None
+    assert report.heatmaps([]) is None
+    assert len(report.heatmaps([("a", np.eye(2)), ("b", np.eye(2))], bar="p").axes) == 3
+
+
+def test_a_frontier_has_a_line_per_method_along_a_label():
+    pair = (Panel("t", {"metric": "y"}, "y"), Panel("t", {"metric": "z"}, "z"))
+    figure = report.frontier(rows(), METHODS, [pair], along="calls")
+    lines = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert len(lines) == 3 and all(len(line.get_xdata()) == 2 for line in lines)
+    assert report.frontier(rows(), METHODS, [(Panel("", {"metric": "no"}), pair[1])]) is None
+
+
+def test_growth_says_its_law():
+    figure, axes = report._axes(1, 1, 3.0)
+    t = np.array([10.0, 100.0, 1000.0])
+    curves = np.sqrt(t) * np.array([[1.0], [1.1], [0.9]])
+    law = report.growth(axes[0], t, curves, "mine", "C0", "T")
+    assert law.startswith("T^0.50 [0.50, 0.50]") and axes[0].get_xscale() == "log"
+
+
+def test_a_report_is_strict_json():
+    drawing = Drawing(report.curves(rows(), METHODS, [PANEL]), "what is drawn", main=True)
+    table = Table("T", ["a", "b"], [[np.float64(1.5), float("nan")]], main=True)
+    made = report.report([table], {"curves": drawing})
+    json.dumps(made, allow_nan=False)
+    assert made["figures"] == [{"name": "curves", "caption": "what is drawn", "main": True}]
+    assert made["tables"][0]["rows"] == [[1.5, "nan"]]
+
+
+@pytest.fixture(autouse=True)
+def closed():
+    yield
+    from common.plotting import plt
+
+    plt.close("all")

@@ -60,7 +60,12 @@ def read_text(path: Path) -> str:
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     """:func:`write_bytes` for JSON; NaN and infinity are refused (they are not JSON)."""
-    write_text(path, json.dumps(value, indent=indent, allow_nan=False) + "\n")
+    write_bytes(path, json_bytes(value, indent=indent))
+
+
+def json_bytes(value: Any, *, indent: int | None = None) -> bytes:
+    """What :func:`write_json` writes."""
+    return (json.dumps(value, indent=indent, allow_nan=False) + "\n").encode()
 
 
 def read_json(path: Path) -> Any:
@@ -70,8 +75,8 @@ def read_json(path: Path) -> Any:
         UserError: if it is damaged; the message says which file to remove.
     """
     try:
-        return json.loads(path.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, nested without end
         raise UserError(
             f"{path} is damaged ({error}); remove it and run the same command again"
         ) from error
@@ -85,7 +90,7 @@ def read_json_lines(path: Path) -> list[dict[str, Any]]:
     for line in path.read_bytes().split(b"\n"):
         try:
             rows.append(json.loads(line))
-        except (json.JSONDecodeError, UnicodeDecodeError):
+        except (ValueError, RecursionError):
             continue
     return [row for row in rows if isinstance(row, dict)]
 

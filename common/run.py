@@ -116,8 +116,7 @@ class Run:
         self._started = time.monotonic()
         self._earlier_seconds = 0.0
         self._saved_at = time.monotonic()
-        every = os.environ.get(EVERY_VARIABLE)
-        self._every = int(every) if every else None
+        self._every = _checkpoint_every() if lock else None
         self._kept: Kept | None = None
         self._done = 0  # steps done by the loop of ``steps``
         self._total: int | None = None
@@ -142,44 +141,85 @@ class Run:
         run = cls(folder, lock=True)
         plain = {k: v for k, v in _plain(config).items() if k not in ("out", "device")}
         path = folder / "config.json"
-        if path.exists():
-            there = files.read_json(path)
-            differing = sorted(
-                k for k in set(there) | set(plain) if there.get(k, "") != plain.get(k, "")
-            )
-            if differing:
-                k = differing[0]
-                raise UserError(
-                    f"{folder} holds a run with {k}={there.get(k)!r}, not {plain.get(k)!r}; "
-                    "choose another --out or remove it"
-                )
-            if not unchanged(run._recorded_sources()):
-                stale = folder.with_name(folder.name + ".stale")
-                shutil.rmtree(stale, ignore_errors=True)
-                run._release()
-                folder.rename(stale)
-                print(f"{folder} was begun by other code: moved to {stale.name}, begun anew")
-                folder.mkdir()
-                run = cls(folder, lock=True)
+        run._check_config(plain)
+        if path.exists() and not unchanged(run._recorded_sources()):
+            stale = folder.with_name(folder.name + ".stale")
+            shutil.rmtree(stale, ignore_errors=True)
+            run._release()
+            folder.rename(stale)
+            print(f"{folder} was begun by other code: moved to {stale.name}, begun anew")
+            folder.mkdir()
+            run = cls(folder, lock=True)
         if not path.exists():
             files.write_json(folder / "sources.json", loaded_sources())
             files.write_json(path, plain)
         run._tracker = tracker(folder)
         return run
 
+    def _check_config(self, wanted: dict[str, Any]) -> None:
+        """Compare ``config.json`` with the configuration that is wanted.
+
+        Where the file is damaged or was altered, and the newest whole checkpoint was made with
+        just the configuration that is wanted, it is written anew.
+
+        Raises:
+            UserError: if the run there has another configuration.
+        """
+        path = self.folder / "config.json"
+        if not path.exists():
+            return
+        there, why = None, f"{path} is damaged; remove it and run the same command again"
+        try:
+            there = files.read_json(path)
+        except UserError as error:
+            why = str(error)
+        if there == json.loads(json.dumps(wanted)):
+            return
+        made_with = self._made_with()
+        if made_with == files.sha256(files.json_bytes(wanted)) or (
+            made_with is None and not isinstance(there, dict)  # there is nothing to lose
+        ):
+            print(f"{path} is damaged; it is written anew", file=sys.stderr)
+            files.write_json(path, wanted)
+            return
+        if not isinstance(there, dict):
+            raise UserError(why)
+        nothing = object()
+        k = min(k for k in {*there, *wanted} if there.get(k, nothing) != wanted.get(k, nothing))
+        raise UserError(
+            f"{self.folder} holds a run with {k}={there.get(k)!r}, not {wanted.get(k)!r}; "
+            "choose another --out or remove it"
+        )
+
+    def _made_with(self) -> str | None:
+        """SHA-256 of the configuration of the newest whole checkpoint ("": not known), or None."""
+        for path in checkpoint.newest_first(self.folder):
+            if (loaded := checkpoint.load(path)) is not None:
+                return str(loaded[2].get("config_sha256", ""))
+        return None
+
     @classmethod
     def load(cls, folder: Path) -> Run:
         """Open a finished run for evaluation.
 
         Raises:
-            UserError: if the run is not there or not finished.
+            UserError: if the run is not there or not finished. A run that is damaged loses its
+                mark of being finished, so that the next command trains it again from what is
+                whole.
         """
         folder = Path(folder)
+        mark = folder / "finished.json"
         if not (folder / "config.json").is_file():
+            mark.unlink(missing_ok=True)
             raise UserError(f"{folder} is no run directory; train first")
         run = cls(folder, lock=False)
         if not run.finished:
-            raise UserError(f"the run in {folder} is not finished; run its training again")
+            damaged = mark.is_file()
+            mark.unlink(missing_ok=True)
+            raise UserError(
+                f"the run in {folder} is {'damaged' if damaged else 'not finished'}; "
+                "run its training again, it goes on from what is whole"
+            )
         return run
 
     def _take_lock(self) -> Callable[[], object]:
@@ -300,14 +340,19 @@ class Run:
         Returns:
             (path, tree, note), or None.
         """
-        metrics = self.folder / "metrics.jsonl"
+        metrics, config = self.folder / "metrics.jsonl", self.folder / "config.json"
+        configured = files.sha256(config.read_bytes()) if config.is_file() else ""
         for path in paths:
             loaded = checkpoint.load(path)
-            if loaded is None:
+            if loaded is None or not _is_note(loaded[2]):
                 if not quiet:
                     print(f"{path} is damaged; the checkpoint before it is used", file=sys.stderr)
                 continue
             note = loaded[2]
+            if note.get("config_sha256", configured) != configured:
+                if not quiet:
+                    print(f"{path} is of another config.json; it is not used", file=sys.stderr)
+                continue
             data = metrics.read_bytes()[: note["metrics_bytes"]] if metrics.exists() else b""
             if files.sha256(data) != note["metrics_sha256"]:
                 if not quiet:
@@ -381,6 +426,7 @@ class Run:
             "metrics_sha256": self._digest.hexdigest(),
             "seconds": self.seconds,
             "final": final,
+            "config_sha256": files.sha256((self.folder / "config.json").read_bytes()),
         }
         checkpoint.save(self.folder, step, tree, note, last=final)
         self._saved_at = time.monotonic()
@@ -427,6 +473,7 @@ class Run:
         """
         loaded = self._usable(checkpoint.newest_first(self.folder)[:1])
         if loaded is None:
+            (self.folder / "finished.json").unlink(missing_ok=True)
             raise UserError(f"the last checkpoint of {self.folder} is damaged; train again")
         return loaded[1]
 
@@ -470,6 +517,27 @@ class Run:
         evaluation["digest"] = files.rows_digest(evaluation)
         evaluation["sources"] = {**self._recorded_sources(), **loaded_sources()}
         files.write_json(self.folder / "eval.json", evaluation)
+
+
+def _checkpoint_every() -> int | None:
+    """Steps between checkpoints by ``$PAPERS_CHECKPOINT_EVERY``, or None."""
+    every = os.environ.get(EVERY_VARIABLE, "").strip()
+    if not every:
+        return None
+    if not every.isdecimal() or int(every) < 1:
+        raise UserError(f"{EVERY_VARIABLE} is {every!r}; give a number of steps, 1 or more")
+    return int(every)
+
+
+def _is_note(note: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint's note is one of :meth:`Run._save`."""
+    kinds: dict[str, Any] = {
+        "metrics_bytes": int,
+        "metrics_sha256": str,
+        "seconds": (int, float),
+        "final": bool,
+    }
+    return all(isinstance(note.get(name), kind) for name, kind in kinds.items())
 
 
 def _nothing() -> None:

@@ -77,7 +77,7 @@ def load_fragments(path: Path) -> Fragments:
     from rdkit import Chem
 
     try:
-        table = json.loads(path.read_text())
+        table = json.loads(path.read_text(encoding="utf-8"))
 
         def column(name: str) -> list[Any]:
             values = table[name]

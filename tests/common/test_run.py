@@ -4,6 +4,7 @@ import dataclasses
 import errno
 import json
 import os
+import pickle
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors.numpy
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -121,8 +123,9 @@ def test_a_damaged_last_checkpoint_makes_a_finished_run_unfinished(tmp_path, und
     run = train(tmp_path / "run")
     run._release()
     flip(newest(run.folder))
-    with pytest.raises(UserError, match="not finished"):
+    with pytest.raises(UserError, match="is damaged; run its training again"):
         Run.load(run.folder)
+    assert not (run.folder / "finished.json").exists()  # the next command trains
     assert outcome(train(tmp_path / "run")) == undisturbed
 
 
@@ -178,11 +181,90 @@ def test_two_processes_never_write_into_one_directory(tmp_path):
     run._release()
 
 
-def test_a_damaged_configuration_says_what_to_do(tmp_path):
-    train(tmp_path / "run", 10)
-    (tmp_path / "run" / "config.json").write_text('{"seed": [0')
-    with pytest.raises(UserError, match=r"config.json is damaged .*remove it"):
+def cut_json(path):
+    path.write_text('{"seed": [0')
+
+
+def other_json(path):
+    path.write_text("[1, 2]")
+
+
+def altered(path):
+    path.write_text(path.read_text().replace('"rate": 1.0', '"rate": 3.0'))
+
+
+def deep(path):
+    path.write_text("[" * 100_000)
+
+
+DAMAGES = [flip, truncate, empty, cut_json, other_json, altered, deep, Path.unlink]
+
+
+@pytest.mark.parametrize("stop", [0, 10, None])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_configuration_is_written_anew(tmp_path, undisturbed, damage, stop):
+    """From the command, where the checkpoints were made with the same or there are none."""
+    run = train(tmp_path / "run", stop)
+    run._release()
+    before = (run.folder / "config.json").read_bytes()
+    damage(run.folder / "config.json")
+    if damage is altered and stop == 0:  # it may be somebody else's run, just begun
+        with pytest.raises(UserError, match=r"holds a run with rate=3.0, not 1.0"):
+            train(tmp_path / "run")
+        return
+    assert outcome(train(tmp_path / "run")) == undisturbed
+    assert (run.folder / "config.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_configuration_does_not_hide_another_run(tmp_path, damage):
+    train(tmp_path / "run", 10, steps=20)
+    damage(tmp_path / "run" / "config.json")
+    if damage is Path.unlink:  # what was removed by hand holds nothing back
+        assert train(tmp_path / "run").final()["x"] == train(tmp_path / "new").final()["x"]
+        return
+    with pytest.raises(UserError, match=r"config.json is damaged .*remove it|holds a run with|is "):
         train(tmp_path / "run")
+
+
+@pytest.mark.parametrize("damage", [*DAMAGES, "checkpoint", "metrics"])
+def test_a_finished_run_that_is_damaged_recovers_while_its_evaluation_is_due(
+    tmp_path, undisturbed, damage
+):
+    """Evaluation never uses what is damaged and takes the mark away, so that training is due."""
+    run = train(tmp_path / "run")
+    run._release()
+    if damage == "checkpoint":
+        flip(newest(run.folder))
+    elif damage == "metrics":
+        flip(run.folder / "metrics.jsonl")
+    else:
+        damage(run.folder / "config.json")
+    with pytest.raises(UserError, match="is damaged; run its training again|no run directory"):
+        Run.load(run.folder)
+    assert not (run.folder / "finished.json").exists()
+    assert outcome(train(tmp_path / "run")) == undisturbed
+    assert outcome(Run.load(run.folder)) == undisturbed
+
+
+def test_damage_between_opening_and_reading_is_noticed(tmp_path):
+    run = train(tmp_path / "run")
+    flip(newest(run.folder))
+    with pytest.raises(UserError, match="damaged; train again"):
+        run.final()
+    assert not (run.folder / "finished.json").exists()
+
+
+@pytest.mark.parametrize("every", ["0", "-3", "x", "1.5", "\u00b2"])
+def test_a_senseless_number_of_steps_between_checkpoints(tmp_path, monkeypatch, every):
+    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", every)
+    with pytest.raises(UserError, match="PAPERS_CHECKPOINT_EVERY"):
+        train(tmp_path / "run")
+
+
+def test_an_empty_number_of_steps_between_checkpoints_is_none(tmp_path, monkeypatch):
+    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", " ")
+    train(tmp_path / "run")
 
 
 def test_configuration_comes_back_typed(tmp_path):
@@ -336,6 +418,97 @@ def test_optimizer_and_generator_states_come_back(tmp_path):
     expected = torch.rand(3)
     torch.set_rng_state(torch_bits)
     assert torch.equal(torch.rand(3), expected)
+
+
+def forged(folder, data, step=20, name=None):
+    """A file with the checksum of ``data`` in its name."""
+    digest = files.sha256(data)[:16]
+    (folder / (name or f"step-{step:012d}-{digest}.safetensors")).write_bytes(data)
+
+
+def with_header(header):
+    """A safetensors file whose checkpoint header is ``header``."""
+    return safetensors.numpy.save({}, {"checkpoint": json.dumps(header)})
+
+
+HOSTILE = {
+    "pickle": pickle.dumps({"x": 1}),
+    "nothing": b"",
+    "no header": safetensors.numpy.save({"x": np.zeros(2)}),
+    "foreign header": with_header([1, 2]),
+    "text": with_header({"tree": {}, "step": "x", "note": {}}),
+    "huge length": b"\xff" * 8 + b"{}",
+    "deep": with_header({"step": 20, "note": {}}).replace(b"x", b"y")[:8] + b"[" * 100_000,
+    "deep tree": safetensors.numpy.save(
+        {}, {"checkpoint": '{"step": 20, "note": {}, "tree": ' + "[" * 50_000 + "]" * 50_000 + "}"}
+    ),
+    "no note": with_header({"tree": {"x": 1}, "step": 20}),
+    "note without keys": with_header({"tree": {"x": 1}, "step": 20, "note": {"final": True}}),
+    "note of text": with_header({"tree": {"x": 1}, "step": 20, "note": "final"}),
+    "tensor that is not there": with_header({"tree": {"$torch": "x"}, "step": 20, "note": {}}),
+    "tuple of nothing": with_header({"tree": {"$tuple": 3}, "step": 20, "note": {}}),
+}
+
+
+@pytest.mark.parametrize("what", HOSTILE)
+def test_a_file_that_is_no_checkpoint_is_passed_over(tmp_path, undisturbed, what, capsys):
+    run = train(tmp_path / "run", 15)
+    forged(run.folder, HOSTILE[what])
+    assert outcome(train(tmp_path / "run")) == undisturbed
+    assert "is damaged" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "step-.safetensors",
+        "step-x-0123456789abcdef.safetensors",
+        "step-000000000020-.safetensors",
+        "step-000000000020-zzzzzzzzzzzzzzzz.safetensors",
+        "step-99999999999999999999999999-0123456789abcdef.safetensors",
+    ],
+)
+def test_a_file_with_a_senseless_name_is_passed_over(tmp_path, undisturbed, name):
+    run = train(tmp_path / "run", 15)
+    forged(run.folder, b"x", name=name)
+    assert outcome(train(tmp_path / "run")) == undisturbed
+
+
+def test_tensors_are_named_by_their_path(tmp_path):
+    tree = {
+        "net": {"0.weight": torch.ones(2), "a": [np.zeros(1), (torch.zeros(3),)]},
+        "net/a": {"0": torch.full((1,), 7.0)},
+        "__metadata__": torch.zeros(1),
+        "state": {0: torch.zeros(2)},
+        "\ud800": torch.zeros(1),
+    }
+    path = checkpoint.save(tmp_path, 1, tree, {})
+    assert same(tree, checkpoint.load(path)[1])
+    names = safetensors.numpy.load_file(path)
+    assert names["net/0.weight"].tolist() == [1, 1] and names["net/a/0~2"].tolist() == [7]
+    assert {"net/a/0", "net/a/1/0", "__metadata__~2", "state/0", "?"} < set(names)
+
+
+def test_a_checkpoint_of_unnamed_tensors_still_loads(tmp_path):
+    header = {"step": 3, "note": {"n": 1}, "tree": {"w": {"$torch": "0"}, "a": {"$numpy": "1"}}}
+    data = safetensors.numpy.save(
+        {"0": np.ones(2, np.float32), "1": np.arange(3)}, {"checkpoint": json.dumps(header)}
+    )
+    forged(tmp_path, data, step=3)
+    (path,) = checkpoint.newest_first(tmp_path)
+    expected = {"w": torch.ones(2), "a": np.arange(3)}
+    step, tree, note = checkpoint.load(path)
+    assert step == 3 and note == {"n": 1} and same(tree, expected)
+
+
+def test_a_run_of_the_form_before_goes_on(tmp_path, undisturbed):
+    """Its checkpoints have no names for tensors and no checksum of the configuration."""
+    run = train(tmp_path / "run", 15)
+    for path in checkpoint.newest_first(run.folder):
+        data = path.read_bytes().replace(b"config_sha256", b"another_thing")
+        forged(run.folder, data, checkpoint.step_of(path))
+        path.unlink()
+    assert outcome(train(tmp_path / "run")) == undisturbed
 
 
 def test_only_the_last_two_are_kept(tmp_path):

@@ -7,6 +7,7 @@ file, loops that inline it would go on with the old one.
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,16 @@ def sources_digest(sources: tuple[Path, ...]) -> str:
 
 
 def jit_of(*sources: Path) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """A decorator: njit, cached in the first source's ``__pycache__`` by the sources' contents.
+    """A decorator: njit, cached on disk by the sources' contents.
+
+    The cache is in ``$NUMBA_CACHE_DIR``, else in the first source's ``__pycache__``.
 
     Args:
         sources: all files whose functions are compiled into one another.
     """
-    cache = sources[0].parent / "__pycache__" / f"numba-{sources_digest(sources)}"
+    configured = os.environ.get("NUMBA_CACHE_DIR")
+    beside = Path(configured) if configured else sources[0].parent / "__pycache__"
+    cache = beside / f"numba-{sources_digest(sources)}"
 
     config: Any = numba.config
 

@@ -5,29 +5,35 @@ An executor gets jobs and yields each as it ends. It knows nothing of what a job
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import logging
 import os
+import re
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from common import files
 from common.cli import PARENT_VARIABLE
-from common.errors import UserError
+from common.errors import EXIT_NO_SPACE, UserError
 from common.run import unchanged
 from tools.manifest import ROOT, Job
 
 NOT_SHIPPED = ("lock", "tensorboard", "wandb")
+LARGEST_SHIPMENT = 16 * 2**30  # bytes of an unpacked run directory
+NUMBA_CACHE = "numba-cache"  # used once the cache beside the code has turned out to be damaged
 
 
 @dataclass
@@ -37,7 +43,10 @@ class Outcome:
     job: Job
     ok: bool
     seconds: float
-    message: str = ""  # last line of the log of a job that failed
+    message: str = ""  # why, if it failed
+
+
+Watch = Callable[[Sequence[Job]], None]  # gets the running jobs, several times a second
 
 
 class Executor(Protocol):
@@ -45,8 +54,11 @@ class Executor(Protocol):
 
     cores: int
 
-    def run(self, jobs: Sequence[Job], device: str) -> Iterator[Outcome]:
-        """Run the jobs, in this order as far as there is room, and yield each as it ends."""
+    def run(self, jobs: Sequence[Job], device: str, watch: Watch) -> Iterator[Outcome]:
+        """Run the jobs, in this order as far as there is room, and yield each as it ends.
+
+        Whatever ``watch`` raises ends the jobs that are running, which stay resumable.
+        """
         ...
 
 
@@ -64,8 +76,12 @@ def commands(job: Job, folder: Path, device: str) -> list[list[str]]:
 
 
 def trained(folder: Path) -> bool:
-    """Whether training is finished, by the code as it is now."""
-    return (folder / "finished.json").is_file() and unchanged(_sources(folder / "sources.json"))
+    """Whether training is finished, by the code as it is now, and its configuration is whole."""
+    return (
+        (folder / "finished.json").is_file()
+        and isinstance(_read(folder / "config.json"), dict)
+        and unchanged(_sources(folder / "sources.json"))
+    )
 
 
 def identity(job: Job, device: str) -> dict[str, Any]:
@@ -90,18 +106,24 @@ def done(job: Job, folder: Path, device: str) -> bool:
         trained(folder)
         and isinstance(evaluation, dict)
         and evaluation.get("digest") == files.rows_digest(evaluation)
-        and unchanged(evaluation.get("sources", {}))
+        and unchanged(_dictionary(evaluation.get("sources")))
     )
 
 
 def prepare(job: Job, folder: Path, device: str) -> None:
-    """Make the run directory; one of another command, device or code is moved aside."""
+    """Make the run directory; one of another command, device or code is moved aside.
+
+    So is one whose configuration cannot be read: what it is the run of is not known.
+    """
     wanted, made_by = identity(job, device), made_for(folder)
+    if os.path.lexists(folder) and not folder.is_dir():
+        raise UserError(f"{folder} is no folder; remove it and run the same command again")
     if folder.exists():
         other = made_by is not None and made_by != wanted
         begun = (folder / "config.json").exists()
         trusted = made_by is not None and unchanged(_sources(folder / "sources.json"))
-        if other or (begun and not trusted):
+        whole = isinstance(_read(folder / "config.json"), dict)
+        if other or (begun and not (trusted and whole)):
             stale = folder.with_name(folder.name + ".stale")
             shutil.rmtree(stale, ignore_errors=True)
             folder.rename(stale)
@@ -110,44 +132,154 @@ def prepare(job: Job, folder: Path, device: str) -> None:
         files.write_json(folder / "job.json", wanted)
 
 
+def progress_of(folder: Path) -> dict[str, Any]:
+    """What a running job says of itself: step, total, seconds, rate, loss; empty if nothing."""
+    return _dictionary(_read(folder / "progress.json"))
+
+
 def _read(path: Path) -> Any:
     try:
         return files.read_json(path)
-    except (OSError, UserError):
+    except (OSError, UserError, RecursionError):
         return None
 
 
+def _dictionary(value: Any) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
 def _sources(path: Path) -> dict[str, str]:
-    found = _read(path)
-    return found if isinstance(found, dict) else {}
+    return _dictionary(_read(path))
 
 
-def _start(
-    command: Sequence[str], folder: Path, threads: int, extra: dict[str, str]
-) -> subprocess.Popen[bytes]:
-    environment = {
-        **os.environ,
-        PARENT_VARIABLE: str(os.getpid()),
-        "PYTHONHASHSEED": "0",
-        "PYTHONPATH": str(ROOT),
-        **{f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")},
-        **extra,
-    }
-    with open(folder / "log.txt", "ab") as log:
-        return subprocess.Popen(
-            [sys.executable, *command],
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=environment,
-        )
+class Running:
+    """A job's processes, one after the other.
+
+    Two kinds of failure are tried once more: numba's cache on disk is damaged (again with a cache
+    of the runner's own, for good), and an evaluation found the finished run damaged (it takes away
+    the mark of a finished run, and training goes on from what is whole).
+    """
+
+    def __init__(
+        self,
+        job: Job,
+        folder: Path,
+        device: str,
+        threads: int,
+        cache: Path,
+        gpu: str | None = None,
+        share: float = 0.0,
+    ) -> None:
+        self.job, self.folder, self.device, self.threads = job, folder, device, threads
+        self.cache, self.gpu, self.share = cache, gpu, share
+        self.started = time.monotonic()
+        self.process: subprocess.Popen[bytes] | None = None
+        self._tried: set[str] = set()
+        self._log_start = 0
+        self._begin()
+
+    def _begin(self) -> None:
+        prepare(self.job, self.folder, self.device)
+        self._left = commands(self.job, self.folder, self.device)
+
+    def poll(self) -> Outcome | None:
+        """Start the next process if the one before ended well; the outcome when all ended."""
+        if self.process is not None:
+            status = self.process.poll()
+            if status is None:
+                return None
+            self.process = None
+            if status != 0:
+                said = _text(self.folder / "log.txt")[self._log_start :]
+                if not self._worth_another_try(status, said):
+                    return self._outcome(False, why(status, said, self.folder))
+                self._begin()
+                return None
+        if not self._left:
+            return self._outcome(True)
+        self.process = self._start(self._left.pop(0))
+        return None
+
+    def _worth_another_try(self, status: int, said: str) -> bool:
+        if damaged_cache(status, said) and "cache" not in self._tried:
+            self._tried.add("cache")
+            if self._caching:  # with the runner's own cache: that one is damaged, too
+                shutil.rmtree(self.cache, ignore_errors=True)
+            self.cache.mkdir(parents=True, exist_ok=True)
+            return True
+        marked = (self.folder / "finished.json").is_file()
+        if self._evaluating and not marked and "run" not in self._tried:
+            self._tried.add("run")
+            return True
+        return False
+
+    @staticmethod
+    def _is_evaluation(command: Sequence[str]) -> bool:
+        return command[1].endswith(".eval")
+
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+        self._evaluating = self._is_evaluation(command)
+        self._caching = self.cache.is_dir()
+        libraries = ("OMP", "MKL", "OPENBLAS")
+        environment = {
+            **os.environ,
+            PARENT_VARIABLE: str(os.getpid()),
+            "PYTHONHASHSEED": "0",
+            "PYTHONPATH": str(ROOT),
+            **{f"{library}_NUM_THREADS": str(self.threads) for library in libraries},
+            **({"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu is not None else {}),
+            **({"NUMBA_CACHE_DIR": str(self.cache)} if self._caching else {}),
+        }
+        self._log_start = len(_text(self.folder / "log.txt"))
+        with open(self.folder / "log.txt", "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, *command],
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+            )
+
+    def _outcome(self, ok: bool, message: str = "") -> Outcome:
+        return Outcome(self.job, ok, time.monotonic() - self.started, message)
+
+    def stop(self, seconds: float = 5.0) -> None:
+        """End the process; its run directory stays resumable."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+            try:
+                self.process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
 
 
-def _last_line(folder: Path) -> str:
-    path = folder / "log.txt"
-    lines = path.read_text(errors="replace").strip().splitlines() if path.exists() else []
-    return lines[-1] if lines else "it printed nothing"
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+_CACHE_ERRORS = re.compile(
+    r"numba.*(EOFError|UnpicklingError|pickle|no locator available|cannot cache function)",
+    re.DOTALL,
+)
+
+
+def damaged_cache(status: int, said: str) -> bool:
+    """Whether a process failed in numba's cache, or as machine code that is damaged does."""
+    crashes = {-signal.SIGSEGV, -signal.SIGILL, -signal.SIGBUS}
+    return status in crashes or bool(_CACHE_ERRORS.search(said[-20_000:]))
+
+
+def why(status: int, said: str, folder: Path) -> str:
+    """Why a process failed, in one line, from its exit status and what it printed."""
+    lines = said.strip().splitlines()
+    if status == EXIT_NO_SPACE or shutil.disk_usage(folder).free < 2**20:
+        return "no space left on the disk"
+    if status < 0:
+        name = signal.Signals(-status).name
+        return f"killed by {name}" + (" (out of memory?)" if name == "SIGKILL" else "")
+    return lines[-1] if lines else f"it ended with status {status} and printed nothing"
 
 
 # -- this machine -----------------------------------------------------------------------------
@@ -160,12 +292,12 @@ class Local:
         self.root = root
         self.cores = cores or available_cores()
 
-    def run(self, jobs: Sequence[Job], device: str) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[Job], device: str, watch: Watch) -> Iterator[Outcome]:
         """See :class:`Executor`. Ends its processes when the caller stops early."""
         gpus = _visible_gpus() if device.startswith("cuda") else []
         load = dict.fromkeys(gpus, 0.0)
         waiting = list(jobs)
-        running: list[_Running] = []
+        running: list[Running] = []
         try:
             while waiting or running:
                 free = self.cores - sum(r.threads for r in running)
@@ -175,71 +307,28 @@ class Local:
                     gpu = min(load, key=lambda g: load[g]) if gpus else None
                     if threads > free or (gpu is not None and load[gpu] + share > 1):
                         continue
-                    folder = self.root / job.name
-                    prepare(job, folder, device)
-                    extra = {"CUDA_VISIBLE_DEVICES": gpu} if gpu is not None else {}
                     if gpu is not None:
                         load[gpu] += share
-                    running.append(
-                        _Running(job, folder, commands(job, folder, device), threads, extra, share)
-                    )
+                    cache = self.root / NUMBA_CACHE
+                    folder = self.root / job.name
+                    running.append(Running(job, folder, device, threads, cache, gpu, share))
                     waiting.remove(job)
                     free -= threads
                 for item in list(running):
                     outcome = item.poll()
                     if outcome is not None:
                         running.remove(item)
-                        if item.share:
-                            load[item.extra["CUDA_VISIBLE_DEVICES"]] -= item.share
+                        if item.gpu is not None:
+                            load[item.gpu] -= item.share
                         yield outcome
+                watch([item.job for item in running])
                 time.sleep(0.02)
         finally:
             for item in running:
+                if item.process is not None and item.process.poll() is None:
+                    item.process.send_signal(signal.SIGTERM)  # all at once, then wait for each
+            for item in running:
                 item.stop()
-
-
-class _Running:
-    """A job's processes, one after the other."""
-
-    def __init__(
-        self,
-        job: Job,
-        folder: Path,
-        left: list[list[str]],
-        threads: int,
-        extra: dict[str, str],
-        share: float,
-    ) -> None:
-        self.job, self.folder, self.left, self.threads = job, folder, left, threads
-        self.extra, self.share = extra, share
-        self.started = time.monotonic()
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def poll(self) -> Outcome | None:
-        """Start the next process if the one before ended well; the outcome when all ended."""
-        if self.process is not None:
-            status = self.process.poll()
-            if status is None:
-                return None
-            if status != 0:
-                return self._outcome(False, _last_line(self.folder))
-        if not self.left:
-            return self._outcome(True)
-        self.process = _start(self.left.pop(0), self.folder, self.threads, self.extra)
-        return None
-
-    def _outcome(self, ok: bool, message: str = "") -> Outcome:
-        return Outcome(self.job, ok, time.monotonic() - self.started, message)
-
-    def stop(self) -> None:
-        """End the process; its run directory stays resumable."""
-        if self.process is not None and self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
-            try:
-                self.process.wait(5)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
 
 
 def available_cores() -> int:
@@ -298,7 +387,7 @@ class RayCluster:
             )
         self.cores = int(ray.cluster_resources().get("CPU", 1))
 
-    def run(self, jobs: Sequence[Job], device: str) -> Iterator[Outcome]:
+    def run(self, jobs: Sequence[Job], device: str, watch: Watch) -> Iterator[Outcome]:
         """See :class:`Executor`."""
         ray = self._ray
         remote = ray.remote(max_retries=self.RETRIES)(run_shipped)
@@ -312,15 +401,19 @@ class RayCluster:
             pending[reference] = (job, folder)
         try:
             while pending:
-                (reference,), _ = ray.wait(list(pending), num_returns=1)
-                job, folder = pending.pop(reference)
-                try:
-                    ok, seconds, message, data = ray.get(reference)
-                except ray.exceptions.RayError as error:
-                    yield Outcome(job, False, 0.0, str(error).strip().splitlines()[0])
-                    continue
-                unpack(data, folder)
-                yield Outcome(job, ok, seconds, message)
+                ready, _ = ray.wait(list(pending), num_returns=1, timeout=1.0)
+                watch([job for job, _ in pending.values()])
+                for reference in ready:
+                    job, folder = pending.pop(reference)
+                    try:
+                        ok, seconds, message, data = ray.get(reference)
+                        unpack(data, folder)
+                    except ray.exceptions.RayError as error:
+                        yield Outcome(job, False, 0.0, str(error).strip().splitlines()[0])
+                    except UserError as error:
+                        yield Outcome(job, False, 0.0, f"what came back is not used: {error}")
+                    else:
+                        yield Outcome(job, ok, seconds, message)
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
@@ -332,17 +425,34 @@ def run_shipped(job: Job, data: bytes, device: str) -> tuple[bool, float, str, b
     A try on a node where an earlier one died goes on from what that one left.
     """
     started = time.monotonic()
-    key = hashlib.sha256(repr((job, data)).encode()).hexdigest()[:16]
-    folder = Path(tempfile.gettempdir()) / f"papers-{os.getuid()}" / key
-    if not folder.exists():
+    base = own_folder()
+    folder = base / hashlib.sha256(repr((job, data)).encode()).hexdigest()[:16]
+    if made_for(folder) != identity(job, device):
+        shutil.rmtree(folder, ignore_errors=True)
         unpack(data, folder)
-    for command in commands(job, folder, device):
-        process = _start(command, folder, job.threads, {})
-        if process.wait() != 0:
-            return False, time.monotonic() - started, _last_line(folder), pack(folder)
-    packed = pack(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    return True, time.monotonic() - started, "", packed
+    try:
+        item = Running(job, folder, device, job.threads, base / NUMBA_CACHE)
+        while (outcome := item.poll()) is None:
+            time.sleep(0.05)
+        return outcome.ok, time.monotonic() - started, outcome.message, pack(folder)
+    finally:  # a node that dies leaves it for the next try; whoever ends takes it away
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def own_folder() -> Path:
+    """A node's folder for shipped work, which nobody else can write into.
+
+    The temporary folder is everybody's: a folder of that name which is not ours, or is open to
+    others, is left alone and another one is made.
+    """
+    base = Path(tempfile.gettempdir()) / f"papers-{os.getuid()}"
+    try:
+        base.mkdir(mode=0o700)
+    except FileExistsError:
+        about = base.lstat()
+        if not stat.S_ISDIR(about.st_mode) or about.st_uid != os.getuid() or about.st_mode & 0o077:
+            return Path(tempfile.mkdtemp(prefix="papers-"))
+    return base
 
 
 def pack(folder: Path) -> bytes:
@@ -355,12 +465,27 @@ def pack(folder: Path) -> bytes:
     return buffer.getvalue()
 
 
-def unpack(data: bytes, folder: Path) -> None:
-    """Put a packed run directory at ``folder``, whole or not at all."""
+def unpack(data: bytes, folder: Path, largest: int = LARGEST_SHIPMENT) -> None:
+    """Put a packed run directory at ``folder``, whole or not at all.
+
+    Raises:
+        UserError: if it is damaged, would be larger than ``largest`` bytes, or reaches out of the
+            folder.
+    """
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    with tarfile.open(fileobj=io.BytesIO(data)) as archive:
-        archive.extractall(fresh, filter="data")
-    if folder.exists():
-        shutil.rmtree(folder)
-    fresh.rename(folder)
+    try:
+        total = 0
+        with tarfile.open(fileobj=io.BytesIO(data), mode="r:gz") as archive:
+            for member in archive:
+                total += max(member.size, 512)
+                if total > largest:
+                    raise UserError(f"a run directory of more than {largest >> 20} MiB")
+                archive.extract(member, fresh, filter="data")
+        if folder.exists():
+            shutil.rmtree(folder)
+        fresh.rename(folder)
+    except (tarfile.TarError, EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise UserError(f"a damaged run directory ({error or type(error).__name__})") from error
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

@@ -7,27 +7,21 @@ only through its manifest, its command lines and its files.
 
 from __future__ import annotations
 
-import datetime
-import importlib.metadata
 import os
-import platform
-import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from common import files
 from common.errors import UserError, guarded
-from tools import executors, judging, manifest, needs, pages, tables
-from tools.manifest import ROOT, Scale
+from tools import executors, judging, manifest, needs, pages, progress, provenance, tables
+from tools.manifest import ROOT, Job, Manifest, Scale
 
 COLOURS = {
     "reproduced": "green",
@@ -46,26 +40,46 @@ class Options:
     paper: Annotated[str, tyro.conf.Positional]  # folder below papers/
     scale: str = "default"  # smoke, default, gpu, paper, … as its manifest has them
     seeds: int | None = None  # number of seeds instead of the manifest's
+    seed_offset: int = 0  # other seeds: added to each, with run directories of their own
     executor: Literal["local", "ray"] = "local"  # where jobs run
     device: str = "cpu"  # cpu or cuda
     cores: int | None = None  # cores to use; default: all
     anyway: bool = False  # begin although data, disk, memory or packages seem to be missing
-    runs: Path = Path(os.environ.get("PAPERS_RUNS", ROOT / "runs"))  # where run directories go
+    runs: Path | None = None  # where run directories go; default: $PAPERS_RUNS, else runs/
     commit_results: bool = False  # copy results and figures into the paper's folder and README
 
 
 def main(options: Options) -> None:
     """Run the pipeline from manifest to verdicts."""
     paper = manifest.load(options.paper)
+    results, root = run(options, paper)
+    show(results, root)
+    if options.commit_results:
+        tables.commit(results, root)
+
+
+def run(
+    options: Options, paper: Manifest, until: float | None = None
+) -> tuple[dict[str, Any], Path]:
+    """Run a scale of a paper and judge its claims.
+
+    Returns:
+        The results, and the folder that holds them.
+
+    Raises:
+        OutOfTime: at ``until`` (``time.monotonic()``).
+    """
     if options.cores is not None and options.cores < 1:
         raise UserError("--cores must be 1 or more")
-    scale = paper.scale(options.scale, options.seeds)
-    root = options.runs / paper.slug / scale.name
+    scale = paper.scale(options.scale, options.seeds, options.seed_offset)
+    others = f"-seeds-from-{options.seed_offset}" if options.seed_offset else ""
+    root = runs_folder(options) / paper.slug / f"{scale.name}{others}"
     remote = options.executor == "ray" and bool(os.environ.get("RAY_ADDRESS"))
     used = needs.check(paper, scale, root, options.device, remote=remote, anyway=options.anyway)
     busy = f"another 'make reproduce' is at work in {root}; wait for it or stop it"
     with files.locked(root / "lock", busy):
-        begun = {**provenance(options), **used}
+        cores = options.cores or executors.available_cores()
+        begun = {**provenance.before(paper.slug, cores, options.executor), **used}
         started = time.monotonic()
         executor = make_executor(options, root)
         console.print(
@@ -75,25 +89,33 @@ def main(options: Options) -> None:
         for note in needs.notes(scale):
             console.print(note, soft_wrap=True)
         resumed = any(executors.trained(root / job.name) for job in scale.jobs)
-        work = run_stages(scale, executor, root, options.device)
+        work = run_stages(scale, executor, root, options.device, until)
         collected = collect(scale, root)
         wall = time.monotonic() - started
-        least = training_seconds(scale, root) / executor.cores
+        least = sum(job["seconds"] * job["threads"] for job in collected["jobs"]) / executor.cores
+        begun |= {"seed_offset": options.seed_offset, "sources": collected.pop("sources")}
         results: dict[str, Any] = {
             "paper": paper.slug,
             "scale": scale.name,
             "seeds": max((len(set(s)) for s in _seed_sets(scale)), default=0),
-            "provenance": {**begun, **finish_provenance(begun, root, wall, work, least, resumed)},
+            "provenance": begun
+            | provenance.after(paper.slug, begun, root, wall, work, least, resumed),
             **collected,
         }
         results.update(judging.judge(paper.slug, scale.name, root / "judged", results))
         files.write_json(root / "results.json", results)
-    show(results, root)
-    if options.commit_results:
-        tables.commit(results, root)
+    return results, root
 
 
 # -- before -----------------------------------------------------------------------------------
+
+
+def runs_folder(options: Options) -> Path:
+    """Where run directories go: ``--runs``, else ``$PAPERS_RUNS``, else ``runs`` of the clone."""
+    configured = os.environ.get("PAPERS_RUNS")
+    if options.runs is None and configured is not None and not configured.strip():
+        raise UserError("PAPERS_RUNS is empty; name a folder, or unset it")
+    return (options.runs or Path(configured or ROOT / "runs")).expanduser().resolve()
 
 
 def make_executor(options: Options, root: Path) -> executors.Executor:
@@ -103,94 +125,35 @@ def make_executor(options: Options, root: Path) -> executors.Executor:
     return executors.Local(root, options.cores)
 
 
-def git(*arguments: str) -> str | None:
-    """Output of a git command in this repository, or None outside one."""
-    try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
-
-
-def dirty() -> bool:
-    """Whether anything but generated results and prose differs from the commit."""
-    generated = (":(exclude,glob)papers/*/results/**", ":(exclude,glob)**/*.md")
-    changed = git("status", "--porcelain", "--", ".", *generated)
-    return changed is None or bool(changed)
-
-
-def provenance(options: Options) -> dict[str, Any]:
-    """Where the results come from, as far as it is known before the runs."""
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "dirty": dirty(),
-        "python": platform.python_version(),
-        "packages": dict(sorted(_packages())),
-        "machine": f"{platform.system()} {platform.machine()}, {_processor()}",
-        "cores": options.cores or executors.available_cores(),
-        "executor": options.executor,
-        "started": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    }
-
-
-def _packages() -> Iterator[tuple[str, str]]:
-    for name in PACKAGES:
-        try:
-            yield name, importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-
-
-PACKAGES = (
-    *("numpy", "scipy", "numba", "torch", "gymnasium", "mujoco", "metaworld", "minari"),
-    *("diffusers", "transformers", "pettingzoo", "jax", "rdkit", "open_spiel", "ViennaRNA"),
-)
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor() or "unknown processor"
-    named = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return named[0] if named else "unknown processor"
-
-
-def finish_provenance(
-    begun: dict[str, Any], root: Path, wall: float, work: float, least: float, resumed: bool
-) -> dict[str, Any]:
-    """What is known after the runs.
-
-    ``wall_seconds`` adds up over the tries that led to these results (``resumed``: this one found
-    finished jobs), and is never less than ``least``, what the jobs' own clocks say. ``busy`` is the
-    share of the cores' time that jobs took while jobs were left, in this try.
-    """
-    spent = root / "spent.json"
-    earlier = files.read_json(spent)["seconds"] if spent.exists() and resumed else 0.0
-    total = max(earlier + wall, least)
-    files.write_json(spent, {"seconds": total})
-    after: dict[str, Any] = {
-        "wall_seconds": round(total, 1),
-        "busy": round(work, 3) if work else None,
-    }
-    if (git("rev-parse", "HEAD"), dirty()) != (begun["commit"], begun["dirty"]):
-        after["dirty"] = True  # the code changed while jobs were running
-    return after
-
-
 # -- the jobs ---------------------------------------------------------------------------------
 
 
-def run_stages(scale: Scale, executor: executors.Executor, root: Path, device: str) -> float:
+class OutOfTime(Exception):
+    """The time that was given is over; what was begun is resumable."""
+
+
+def run_stages(
+    scale: Scale,
+    executor: executors.Executor,
+    root: Path,
+    device: str,
+    until: float | None = None,
+) -> float:
     """Run what is not finished, stage by stage.
+
+    Args:
+        scale: what to run.
+        executor: where.
+        root: where its run directories are.
+        device: "cpu" or "cuda".
+        until: ``time.monotonic()`` at which the jobs are stopped.
 
     Returns:
         The share of the cores' time that jobs took (0 if there was nothing to do).
 
     Raises:
         UserError: if a job failed, after the others of its stage have ended.
+        OutOfTime: at ``until``, or when no further job would end before it.
     """
     used = span = 0.0
     for name, jobs in scale.stages:
@@ -201,9 +164,15 @@ def run_stages(scale: Scale, executor: executors.Executor, root: Path, device: s
             continue
         failed: list[executors.Outcome] = []
         begun = time.monotonic()
-        with progress(name, len(left)) as advance:
-            for outcome in executor.run(left, device):
-                advance(outcome)
+        with progress.reporter(console, name, len(left), root) as reporter:
+
+            def watch(running: Sequence[Job], reporter: progress.Reporter = reporter) -> None:
+                if until is not None and time.monotonic() > until:
+                    raise OutOfTime
+                reporter.watch(running)
+
+            for outcome in executor.run(left, device, watch):
+                reporter.ended(outcome)
                 used += outcome.seconds * min(outcome.job.threads, executor.cores)
                 if not outcome.ok:
                     failed.append(outcome)
@@ -218,45 +187,6 @@ def run_stages(scale: Scale, executor: executors.Executor, root: Path, device: s
     return used / span if span else 0.0
 
 
-@contextmanager
-def progress(stage: str, total: int) -> Iterator[Any]:
-    """A bar on a terminal, a line per job in a log."""
-    if not console.is_terminal:
-        finished = 0
-
-        def line(outcome: executors.Outcome) -> None:
-            nonlocal finished
-            finished += 1
-            word = "done" if outcome.ok else f"FAILED: {outcome.message}"
-            console.print(
-                f"{stage} {finished}/{total} {outcome.job.name} {outcome.seconds:.1f} s {word}",
-                soft_wrap=True,
-            )
-
-        yield line
-        return
-    columns = (
-        TextColumn("{task.description:10}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} jobs"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    with Progress(*columns, console=console) as bar:
-        task = bar.add_task(stage, total=total, left="")
-        begun = time.monotonic()
-
-        def move(outcome: executors.Outcome) -> None:
-            bar.advance(task)
-            finished = bar.tasks[task].completed
-            seconds = (time.monotonic() - begun) / finished * (total - finished)
-            bar.update(task, left=f"about {datetime.timedelta(seconds=round(seconds))} left")
-            if not outcome.ok:
-                bar.console.print(f"[red]failed[/red] {outcome.job.name}: {outcome.message}")
-
-        yield move
-
-
 # -- after ------------------------------------------------------------------------------------
 
 
@@ -268,26 +198,18 @@ def _seed_sets(scale: Scale) -> list[list[int]]:
     return list(cells.values())
 
 
-def collect(scale: Scale, root: Path) -> dict[str, list[Any]]:
-    """Rows and extras of all evaluated jobs, in the order of the manifest."""
-    rows: list[Any] = []
-    extras: list[Any] = []
-    for job in scale.jobs:
-        if job.evaluated:
-            evaluation = files.read_json(root / job.name / "eval.json")
-            rows += evaluation["rows"]
-            extras += evaluation["extras"]
-    return {"rows": rows, "extras": extras}
-
-
-def training_seconds(scale: Scale, root: Path) -> float:
-    """Core-seconds that the jobs' own clocks counted, interrupted tries included."""
-    total = 0.0
-    for job in scale.jobs:
-        path = root / job.name / "finished.json"
-        if path.exists():
-            total += files.read_json(path)["seconds"] * job.threads
-    return total
+def collect(scale: Scale, root: Path) -> dict[str, Any]:
+    """What the jobs came to: rows and extras in the order of the manifest, the jobs themselves,
+    and the code that made the rows."""
+    evaluations = [
+        files.read_json(root / job.name / "eval.json") for job in scale.jobs if job.evaluated
+    ]
+    return {
+        "sources": provenance.sources(evaluations),
+        "jobs": provenance.jobs(scale, root),
+        "rows": [row for evaluation in evaluations for row in evaluation["rows"]],
+        "extras": [extra for evaluation in evaluations for extra in evaluation["extras"]],
+    }
 
 
 def show(results: dict[str, Any], root: Path) -> None:

@@ -355,9 +355,9 @@ def test_longer_jobs_share_the_cores_out(tmp_path, monkeypatch):
     running = peak = 0
 
     class Fake:
-        def __init__(self, job, folder, left, threads, extra, share):
+        def __init__(self, job, folder, device, threads, cache, gpu, share):
             nonlocal running, peak
-            self.job, self.threads, self.extra, self.share = job, threads, extra, share
+            self.job, self.threads, self.gpu, self.process = job, threads, gpu, None
             running += threads
             peak = max(peak, running)
             self.polls = 0
@@ -370,7 +370,7 @@ def test_longer_jobs_share_the_cores_out(tmp_path, monkeypatch):
             running -= self.threads
             return executors.Outcome(self.job, True, 0.0)
 
-    monkeypatch.setattr(executors, "_Running", Fake)
+    monkeypatch.setattr(executors, "Running", Fake)
     scale = paper(
         [
             {"methods": ["m"], "threads": 2},
@@ -378,8 +378,10 @@ def test_longer_jobs_share_the_cores_out(tmp_path, monkeypatch):
             {"name": "train", "methods": ["o"], "threads": 8},
         ]
     ).scale("default")
-    outcomes = list(executors.Local(tmp_path, cores=3).run(scale.jobs, "cpu"))
-    assert len(outcomes) == 15 and peak == 3
+    seen = []
+    local = executors.Local(tmp_path, cores=3)
+    outcomes = list(local.run(scale.jobs, "cpu", lambda jobs: seen.append(len(jobs))))
+    assert len(outcomes) == 15 and peak == 3 and max(seen) == 2
 
 
 def test_too_many_jobs_are_refused_at_once():

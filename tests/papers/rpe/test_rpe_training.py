@@ -15,6 +15,7 @@ from common.gfn import rna
 from common.gfn.metrics import l1_sum_exact
 from common.gfn.nets import StackedMLP
 from common.gfn.sampling import sample, uniforms
+from common.run import Run
 from common.stacked import seed_generators
 from papers.rpe import learners, method, task
 from papers.rpe.eval import EvalConfig, evaluate
@@ -220,17 +221,24 @@ def test_resume_is_bit_identical(name: str, whole_and_cut: Callable) -> None:
 
 
 @pytest.mark.parametrize("name", ["rpe", "subtb"])
-def test_stacked_seeds_equal_single_seeds(name: str, tmp_path: Path) -> None:
+def test_stacked_seeds_equal_single_seeds(
+    name: str, tmp_path: Path, trained_alike: Callable[..., None]
+) -> None:
     config = Config(method=name, task="words", steps=6, eval_every=3, batch=8, hidden=32)
     config = replace(config, sizes=SMALL)
     train(replace(config, seed=(3, 5), out=tmp_path / "both"))
     train(replace(config, seed=(5,), out=tmp_path / "one"))
+    train(replace(config, seed=(5,), steps=1, out=tmp_path / "first"))
     both, one = lines(tmp_path / "both"), lines(tmp_path / "one")
     assert len(both) == 2
     for a, b in zip(both, one, strict=True):
         for key in ("l1_sum_exact", "accuracy", "loss"):
-            assert a[key][1] == pytest.approx(b[key][0], rel=1e-4), key
+            assert a[key][1] == pytest.approx(b[key][0], rel=1e-2), key
         assert a["modes"][1] == b["modes"][0] and a["reward_calls"] == b["reward_calls"]
+    stacked, alone, start = (
+        Run.load(tmp_path / folder).final()["net"] for folder in ("both", "one", "first")
+    )
+    trained_alike(alone, {key: value[1:] for key, value in stacked.items()}, start)
 
 
 def test_training_learns_and_evaluates(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ if four of five draws give a verdict other than inconclusive.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fnmatch import fnmatch
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,8 @@ def redrawn(rows: Rows, factor: float, rng: np.random.Generator) -> Rows:
 
 def seeds_of(claim: Claim, rows: Rows) -> int:
     """Seeds that the claim's method has at present, on the task where it has fewest."""
-    frame = rows.of(method=claim.method).frame
+    tasks = [t for t in rows.unique("task") if any(fnmatch(t, p) for p in claim.tasks)]
+    frame = rows.of(method=claim.method, task=tasks).frame
     if frame.empty:
         return 0
     return int(frame.groupby("task", observed=True)["seed"].nunique().min())

@@ -175,6 +175,9 @@ def positive(found, method):
 def test_a_small_effect_needs_more_seeds_than_a_large_one():
     one = claim(positive)
     large, small = power.power(one, noisy(0.6)), power.power(one, noisy(0.3))
+    elsewhere = rows(task="other", mine=1).of(seed=0).frame.to_dict("records")
+    with_other = Rows([*noisy(0.6).frame.to_dict("records"), *elsewhere])
+    assert power.seeds_of(one, with_other) == 6  # the seeds of other tasks do not count
     assert large and small and large["seeds"] == 6
     assert 6 < large["needed"] < small["needed"]
 

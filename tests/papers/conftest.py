@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from common.errors import UserError
 from common.run import Run
@@ -53,38 +52,3 @@ def whole_and_cut(
         return Run.load(whole).final(), Run.load(cut).final()
 
     return play
-
-
-@pytest.fixture
-def trained_alike() -> Callable[..., None]:
-    """Asserts that two computations trained a network alike, up to rounding.
-
-    ``trained_alike(one, other, start)``: weights by name; ``start`` are those of ``one`` before
-    training, or after its first step. Adam makes a step of full size of a gradient that is
-    rounding alone, so a single weight tells nothing on another processor. What is measured is the
-    distance between the two, parameter by parameter, against the distance that training moved
-    them: 1e-4 of it at most where only rounding differs (tests/rounding.py), of the order of 1
-    where a seed sees another one's data.
-    """
-
-    def check(
-        one: Mapping[str, torch.Tensor],
-        other: Mapping[str, torch.Tensor],
-        start: Mapping[str, torch.Tensor],
-        tolerance: float = 1e-2,
-    ) -> None:
-        assert one.keys() == other.keys() == start.keys()
-        telling = False
-        for name, value in one.items():
-            assert value.shape == other[name].shape == start[name].shape, name
-            update = (value - start[name]).double().norm().item()
-            difference = (value - other[name]).double().norm().item()
-            digits = 4 * torch.finfo(torch.float32).eps * value.double().norm().item()
-            allowed = tolerance * update + digits
-            assert difference <= allowed, (
-                f"{name}: {difference:.1e} apart after an update of {update:.1e}"
-            )
-            telling |= allowed < 0.1 * update
-        assert telling, "nothing was trained"
-
-    return check

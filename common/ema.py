@@ -10,6 +10,15 @@ import torch
 from torch import Tensor
 
 
+@torch.no_grad()
+def follow(slow: Iterable[Tensor], fast: Iterable[Tensor], rate: float) -> None:
+    """slow <- (1 - rate) slow + rate fast, tensor by tensor, in one kernel where there is one.
+
+    What moves an average, a target network or a teacher.
+    """
+    torch._foreach_lerp_(list(slow), [f.detach() for f in fast], rate)
+
+
 class Ema:
     """theta_ema <- m theta_ema + (1 - m) theta, once per ``update``.
 
@@ -22,14 +31,13 @@ class Ema:
         self.averages = [p.detach().clone() for p in self.parameters]
         self.decay, self.warm_up, self.updates = decay, warm_up, 0
 
-    @torch.no_grad()
     def update(self) -> None:
         """Moves the averages towards the parameters as they are now."""
         m = self.decay
         if self.warm_up:
             m = min(m, (1 + self.updates) / (10 + self.updates))
         self.updates += 1
-        torch._foreach_lerp_(self.averages, [p.detach() for p in self.parameters], 1 - m)
+        follow(self.averages, self.parameters, 1 - m)
 
     @contextmanager
     def swapped(self) -> Iterator[None]:

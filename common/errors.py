@@ -6,6 +6,7 @@ import difflib
 import errno
 import sys
 from collections.abc import Callable, Iterable
+from types import TracebackType
 from typing import NoReturn
 
 EXIT_USER = 2
@@ -44,15 +45,8 @@ def explain(error: BaseException) -> tuple[str, int]:
         return f"error: {error}", EXIT_USER
     if isinstance(error, KeyboardInterrupt):
         return "interrupted; the same command goes on from the last checkpoint", EXIT_INTERRUPTED
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        where = f" for {error.filename}" if error.filename else ""
-        return (
-            f"error: no space left on the disk{where}; free some and run the same command again, "
-            "it goes on from the last checkpoint",
-            EXIT_NO_SPACE,
-        )
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"error: cannot write {error.filename or 'there'}: {error.strerror}", EXIT_USER
+    if isinstance(error, OSError) and (explained := _of_the_system(error)) is not None:
+        return explained
     if isinstance(error, ModuleNotFoundError) and (error.name or "").split(".")[0] not in (
         "common",
         "papers",
@@ -66,11 +60,55 @@ def explain(error: BaseException) -> tuple[str, int]:
     raise error
 
 
+def _of_the_system(error: OSError) -> tuple[str, int] | None:
+    """:func:`explain` for what the operating system refuses; None for the rest."""
+    where = str(error.filename2 or error.filename or "")
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        at = f" for {where}" if where else ""
+        return (
+            f"error: no space left on the disk{at}; free some and run the same command again, "
+            "it goes on from the last checkpoint",
+            EXIT_NO_SPACE,
+        )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        return "error: too many open files; raise the limit (ulimit -n) and try again", EXIT_USER
+    if not where:
+        return None
+    reason = f"{where}: {error.strerror}"
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"error: no access to {reason}", EXIT_USER
+    if error.errno in (errno.EISDIR, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG):
+        return (
+            f"error: {reason}; something else is in the place, choose another path or move it away",
+            EXIT_USER,
+        )
+    if error.errno == errno.ENOENT:
+        return f"error: {reason}; check the path, or make what is missing", EXIT_USER
+    return None
+
+
 def fail(error: BaseException) -> NoReturn:
     """Print the line of :func:`explain` on stderr and exit with its status."""
     line, status = explain(error)
     print(line, file=sys.stderr, flush=True)
     sys.exit(status)
+
+
+def interrupted_in_one_line() -> None:
+    """From now on Ctrl-C ends this process with the one line of :func:`explain`, wherever it is.
+
+    :func:`guarded` does that for what it calls; this serves the seconds before, when a command
+    imports its packages.
+    """
+    before = sys.excepthook
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt):
+            print(explain(error)[0], file=sys.stderr, flush=True)
+        else:
+            before(kind, error, trace)
+
+    sys.excepthook = hook
 
 
 def guarded(function: Callable[[], object]) -> None:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from common.errors import UserError
 
@@ -34,6 +36,8 @@ def write_bytes(path: Path, data: bytes) -> None:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
         raise
+    if sys.platform == "win32":  # which has no fsync of folders
+        return
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -119,22 +123,42 @@ def locked(path: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
     Raises:
         UserError: ``busy``.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    lock = take_lock(path, busy, seconds=None if wait else 0.0)
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-        except BlockingIOError:
-            raise UserError(busy) from None
         yield
     finally:
-        os.close(descriptor)
+        lock.release(force=True)
+
+
+def take_lock(path: Path, busy: str, *, seconds: float | None = 0.0) -> filelock.BaseFileLock:
+    """An exclusive lock on the file ``path``, to be given back by its ``release(force=True)``.
+
+    It is the operating system's own (flock, or LockFileEx on Windows): it is free at once when
+    the holder is killed, also where children that it forked live on.
+
+    Args:
+        path: the lock file; it stays behind, empty.
+        busy: what to say when somebody else holds the lock.
+        seconds: how long to wait for the other holder; None: as long as it takes.
+
+    Raises:
+        UserError: ``busy``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(path, thread_local=False)
+    try:
+        lock.acquire(timeout=-1 if seconds is None else seconds)
+    except filelock.Timeout:
+        raise UserError(busy) from None
+    return lock
 
 
 def cache_root() -> Path:
     """Where generated data sets are kept: ``$PAPERS_CACHE``, else ``runs/cache`` of the clone."""
-    configured = os.environ.get("PAPERS_CACHE")
-    return Path(configured) if configured else Path(__file__).parents[1] / "runs" / "cache"
+    configured = os.environ.get("PAPERS_CACHE", "").strip()
+    return (
+        Path(configured).absolute() if configured else Path(__file__).parents[1] / "runs" / "cache"
+    )
 
 
 def find_data(relative: str, what: str, obtain: str) -> Path:

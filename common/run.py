@@ -17,7 +17,6 @@ ends with the numbers of an undisturbed run, bit for bit.
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import json
 import math
@@ -42,6 +41,7 @@ C = TypeVar("C")
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SECONDS_BETWEEN_CHECKPOINTS = 20.0
+SECONDS_FOR_THE_LOCK = 4.0  # a killed holder may take a moment to be gone
 EVERY_VARIABLE = "PAPERS_CHECKPOINT_EVERY"  # steps between checkpoints, instead of seconds
 
 
@@ -153,7 +153,7 @@ class Run:
         if not path.exists():
             files.write_json(folder / "sources.json", loaded_sources())
             files.write_json(path, plain)
-        run._tracker = tracker(folder)
+        run._tracker = tracker(folder, plain)
         return run
 
     def _check_config(self, wanted: dict[str, Any]) -> None:
@@ -223,15 +223,9 @@ class Run:
         return run
 
     def _take_lock(self) -> Callable[[], object]:
-        descriptor = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o644)
-        for attempt in range(40):  # a killed holder is gone at once, its children a moment later
-            try:
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return weakref.finalize(self, os.close, descriptor)
-            except BlockingIOError:
-                time.sleep(0.1 if attempt else 0.01)
-        os.close(descriptor)
-        raise UserError(f"another process is at work in {self.folder}; wait for it or stop it")
+        busy = f"another process is at work in {self.folder}; wait for it or stop it"
+        lock = files.take_lock(self.folder / "lock", busy, seconds=SECONDS_FOR_THE_LOCK)
+        return weakref.finalize(self, lock.release, force=True)
 
     def _recorded_sources(self) -> dict[str, str]:
         path = self.folder / "sources.json"

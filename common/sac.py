@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from common.ema import follow
 from common.stacked import MLP, randint
 
 LOG_STD_RANGE = (-20.0, 2.0)
@@ -194,7 +195,6 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
             p.requires_grad_(True)
 
 
-@torch.no_grad()
 def polyak(target: nn.Module, source: nn.Module, tau: float) -> None:
     """theta' <- (1 - tau) theta' + tau theta."""
-    torch._foreach_lerp_(list(target.parameters()), list(source.parameters()), tau)
+    follow(target.parameters(), source.parameters(), tau)

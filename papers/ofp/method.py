@@ -16,6 +16,8 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor, nn
 
+from common.ema import follow
+
 AverageVelocity = Callable[..., Tensor]  # u(z, t, r, c, null)
 
 
@@ -231,10 +233,9 @@ def ofp_loss(
     return loss, parts
 
 
-@torch.no_grad()
 def update_teacher(teacher: nn.Module, net: nn.Module, decay: float) -> None:
     """theta^- <- decay theta^- + (1-decay) theta; the teacher is also what is evaluated."""
-    torch._foreach_lerp_(list(teacher.parameters()), list(net.parameters()), 1.0 - decay)
+    follow(teacher.parameters(), net.parameters(), 1.0 - decay)
 
 
 # --------------------------------------------------------------------------- inference

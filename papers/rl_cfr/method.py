@@ -14,6 +14,7 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from common.ema import follow
 from papers.rl_cfr.abstraction import LEAKY
 from papers.rl_cfr.task import FEATURES
 
@@ -84,10 +85,7 @@ class Learner:
         self.actor_optimiser.step()
         self.critic.requires_grad_(True)
 
-        with torch.no_grad():
-            targets: list[Tensor] = list(self.target.parameters())
-            sources: list[Tensor] = list(self.actor.parameters())
-            torch._foreach_lerp_(targets, sources, tau)
+        follow(self.target.parameters(), self.actor.parameters(), tau)
         return critic_loss.detach(), actor_loss.detach()
 
     def state_dict(self) -> dict[str, object]:

@@ -404,6 +404,28 @@ def test_the_global_generator_comes_back():
     there.load({**state, "cuda": [torch.zeros(16, dtype=torch.uint8)] if not state["cuda"] else []})
 
 
+def test_things_stay_on_their_device():
+    """Written on one device, restored on another ("meta" stands for one that is not the CPU)."""
+    there = torch.zeros(2, device="meta")
+    keeping = Kept({"tensor": there, "grown": torch.zeros(1, device="meta")})
+    kept.restore(keeping, {"tensor": torch.ones(2), "grown": torch.ones(3)})
+    assert keeping.tensor is there
+    assert keeping.grown.device.type == "meta" and keeping.grown.shape == (3,)
+
+
+def test_the_state_of_an_optimiser_moves_to_its_parameters():
+    net = nn.Linear(2, 1)
+    optimizer = torch.optim.Adam(net.parameters(), fused=True)
+    net(torch.ones(2)).sum().backward()
+    optimizer.step()
+    saved = kept.state(Kept({"net": net, "optimizer": optimizer}))
+    with torch.device("meta"):
+        far = nn.Linear(2, 1)
+    moved = torch.optim.Adam(far.parameters())
+    kept.restore(Kept({"optimizer": moved}), saved)
+    assert {v["exp_avg"].device.type for v in moved.state.values()} == {"meta"}
+
+
 def test_old_loops_and_their_last_step(tmp_path):
     run = Run.open(tmp_path / "run", Config())
     assert run.restore() is None

@@ -20,7 +20,7 @@ import tarfile
 import tempfile
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -46,7 +46,19 @@ class Outcome:
     message: str = ""  # why, if it failed
 
 
-Watch = Callable[[Sequence[Job]], None]  # gets the running jobs, several times a second
+class Watch(Protocol):
+    """Looks on while jobs run."""
+
+    def running(self, jobs: Sequence[Job]) -> None:
+        """Gets the running jobs, several times a second.
+
+        Whatever it raises ends them; they stay resumable.
+        """
+        ...
+
+    def fits(self, job: Job) -> bool:
+        """Whether the job may begin now; one that may not is left away."""
+        ...
 
 
 class Executor(Protocol):
@@ -55,10 +67,7 @@ class Executor(Protocol):
     cores: int
 
     def run(self, jobs: Sequence[Job], device: str, watch: Watch) -> Iterator[Outcome]:
-        """Run the jobs, in this order as far as there is room, and yield each as it ends.
-
-        Whatever ``watch`` raises ends the jobs that are running, which stay resumable.
-        """
+        """Run the jobs, in this order as far as there is room, and yield each as it ends."""
         ...
 
 
@@ -302,6 +311,9 @@ class Local:
             while waiting or running:
                 free = self.cores - sum(r.threads for r in running)
                 for job in list(waiting):
+                    if not watch.fits(job):
+                        waiting.remove(job)
+                        continue
                     threads = min(job.threads, self.cores)
                     share = (job.gpus or 0.25) if gpus else 0.0
                     gpu = min(load, key=lambda g: load[g]) if gpus else None
@@ -321,7 +333,7 @@ class Local:
                         if item.gpu is not None:
                             load[item.gpu] -= item.share
                         yield outcome
-                watch([item.job for item in running])
+                watch.running([item.job for item in running])
                 time.sleep(0.02)
         finally:
             for item in running:
@@ -392,7 +404,7 @@ class RayCluster:
         ray = self._ray
         remote = ray.remote(max_retries=self.RETRIES)(run_shipped)
         pending = {}
-        for job in jobs:
+        for job in filter(watch.fits, jobs):
             folder = self.root / job.name
             prepare(job, folder, device)
             gpus = (job.gpus or 0.25) if device.startswith("cuda") else 0
@@ -402,7 +414,7 @@ class RayCluster:
         try:
             while pending:
                 ready, _ = ray.wait(list(pending), num_returns=1, timeout=1.0)
-                watch([job for job, _ in pending.values()])
+                watch.running([job for job, _ in pending.values()])
                 for reference in ready:
                     job, folder = pending.pop(reference)
                     try:

@@ -16,11 +16,25 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from common import files
 from common.errors import UserError, guarded
-from tools import executors, judging, manifest, needs, pages, progress, provenance, tables
+from tools import (
+    compare,
+    everything,
+    executors,
+    judging,
+    manifest,
+    needs,
+    pages,
+    progress,
+    provenance,
+    snippets,
+    tables,
+)
+from tools.everything import OutOfTime
 from tools.manifest import ROOT, Job, Manifest, Scale
 
 COLOURS = {
@@ -30,6 +44,8 @@ COLOURS = {
     "inconclusive": "yellow",
 }
 
+PLANNED_CORES = 2  # of the machine that minutes are planned for
+
 console = Console(highlight=False)
 
 
@@ -37,25 +53,46 @@ console = Console(highlight=False)
 class Options:
     """Re-run a paper's claims and print a verdict for each."""
 
-    paper: Annotated[str, tyro.conf.Positional]  # folder below papers/
+    paper: Annotated[str, tyro.conf.Positional]  # folder below papers/, or "all"
     scale: str = "default"  # smoke, default, gpu, paper, … as its manifest has them
     seeds: int | None = None  # number of seeds instead of the manifest's
     seed_offset: int = 0  # other seeds: added to each, with run directories of their own
     executor: Literal["local", "ray"] = "local"  # where jobs run
     device: str = "cpu"  # cpu or cuda
     cores: int | None = None  # cores to use; default: all
+    hours: float | None = None  # stop after so long; the same command goes on
     anyway: bool = False  # begin although data, disk, memory or packages seem to be missing
     runs: Path | None = None  # where run directories go; default: $PAPERS_RUNS, else runs/
     commit_results: bool = False  # copy results and figures into the paper's folder and README
 
 
 def main(options: Options) -> None:
-    """Run the pipeline from manifest to verdicts."""
-    paper = manifest.load(options.paper)
-    results, root = run(options, paper)
-    show(results, root)
+    """Run the pipeline from manifest to verdicts, for one paper or for all."""
+    if options.cores is not None and options.cores < 1:
+        raise UserError("--cores must be 1 or more")
+    if options.hours is not None and not 0 < options.hours < 10_000:
+        raise UserError("--hours must be a number above 0")
+    until = None if options.hours is None else time.monotonic() + 3600 * options.hours
+    if options.paper == "all":
+        everything.run(lambda paper: one(options, paper, until), options.scale, console)
+        return
+    try:
+        one(options, manifest.load(options.paper), until)
+    except OutOfTime as reason:
+        console.print(f"stopped: {reason}; the same command goes on", soft_wrap=True)
+
+
+def one(options: Options, paper: Manifest, until: float | None) -> dict[str, Any]:
+    """Run a scale of a paper, show what came out and commit it if asked to; returns the results."""
+    results, root = run(options, paper, until)
+    if results["scale"] == "smoke":
+        example = snippets.check(paper.slug, root.parents[1])
+        show_smoke(results, root, example)
+    else:
+        show(results, root)
     if options.commit_results:
         tables.commit(results, root)
+    return results
 
 
 def run(
@@ -69,8 +106,6 @@ def run(
     Raises:
         OutOfTime: at ``until`` (``time.monotonic()``).
     """
-    if options.cores is not None and options.cores < 1:
-        raise UserError("--cores must be 1 or more")
     scale = paper.scale(options.scale, options.seeds, options.seed_offset)
     others = f"-seeds-from-{options.seed_offset}" if options.seed_offset else ""
     root = runs_folder(options) / paper.slug / f"{scale.name}{others}"
@@ -128,8 +163,27 @@ def make_executor(options: Options, root: Path) -> executors.Executor:
 # -- the jobs ---------------------------------------------------------------------------------
 
 
-class OutOfTime(Exception):
-    """The time that was given is over; what was begun is resumable."""
+class _Looking:
+    """Shows how the jobs of a stage get on, and ends them when the time is over."""
+
+    def __init__(
+        self, reporter: progress.Reporter, until: float | None, seconds_per_thread: float
+    ) -> None:
+        self.reporter, self.until, self.seconds = reporter, until, seconds_per_thread
+
+    def running(self, jobs: Sequence[Job]) -> None:
+        if self.until is not None and time.monotonic() > self.until:
+            raise OutOfTime("the time is over; what was begun goes on next time")
+        self.reporter.watch(jobs)
+
+    def fits(self, job: Job) -> bool:
+        return self.until is None or time.monotonic() + self.seconds < self.until
+
+
+def planned_seconds(scale: Scale, cores: int) -> float:
+    """What a job of a scale is planned to take: all jobs are reckoned to be equally long."""
+    threads = sum(min(job.threads, cores) for job in scale.jobs)
+    return scale.minutes * 60 * PLANNED_CORES / max(threads, PLANNED_CORES)
 
 
 def run_stages(
@@ -146,44 +200,41 @@ def run_stages(
         executor: where.
         root: where its run directories are.
         device: "cpu" or "cuda".
-        until: ``time.monotonic()`` at which the jobs are stopped.
+        until: ``time.monotonic()`` at which jobs are stopped; none is begun that is planned to
+            take longer.
 
     Returns:
         The share of the cores' time that jobs took (0 if there was nothing to do).
 
     Raises:
         UserError: if a job failed, after the others of its stage have ended.
-        OutOfTime: at ``until``, or when no further job would end before it.
+        OutOfTime: if jobs are left over because of ``until``.
     """
     used = span = 0.0
+    planned = planned_seconds(scale, executor.cores)
     for name, jobs in scale.stages:
         left = [job for job in jobs if not executors.done(job, root / job.name, device)]
         if len(left) < len(jobs):
             console.print(f"stage {name}: {len(jobs) - len(left)} of {len(jobs)} jobs are finished")
         if not left:
             continue
-        failed: list[executors.Outcome] = []
+        outcomes: list[executors.Outcome] = []
         begun = time.monotonic()
         with progress.reporter(console, name, len(left), root) as reporter:
-
-            def watch(running: Sequence[Job], reporter: progress.Reporter = reporter) -> None:
-                if until is not None and time.monotonic() > until:
-                    raise OutOfTime
-                reporter.watch(running)
-
-            for outcome in executor.run(left, device, watch):
+            for outcome in executor.run(left, device, _Looking(reporter, until, planned)):
                 reporter.ended(outcome)
                 used += outcome.seconds * min(outcome.job.threads, executor.cores)
-                if not outcome.ok:
-                    failed.append(outcome)
+                outcomes.append(outcome)
         span += (time.monotonic() - begun) * executor.cores
-        if failed:
+        if failed := [outcome for outcome in outcomes if not outcome.ok]:
             first = failed[0]
             raise UserError(
                 f"{len(failed)} of {len(left)} jobs failed, first {first.job.name}: "
                 f"{first.message} (its log: {root / first.job.name / 'log.txt'}); what is finished "
                 "is kept, the same command goes on"
             )
+        if waiting := len(left) - len(outcomes):
+            raise OutOfTime(f"{waiting} jobs of stage {name} do not fit in the time that is left")
     return used / span if span else 0.0
 
 
@@ -213,30 +264,49 @@ def collect(scale: Scale, root: Path) -> dict[str, Any]:
 
 
 def show(results: dict[str, Any], root: Path) -> None:
-    """Print the claims with their verdicts, and where everything is."""
+    """Print the claims with their verdicts beside the committed ones, and where everything is."""
+    compared = compare.against(results)
     table = Table(title=f"{results['paper']} at scale {results['scale']}", show_lines=True)
-    for column in ("claim", "paper", "ours", "also met by", "verdict"):
+    columns = ["claim", "paper", "ours", "also met by", "verdict"]
+    for column in columns + (["committed"] if compared else []):
         table.add_column(column, overflow="fold")
     for claim in results["claims"]:
         colour = COLOURS.get(claim["verdict"], "dim")
-        table.add_row(
-            f"[bold]{claim['id']}[/bold] {claim['statement']}",
-            claim["paper"],
-            claim["ours"],
-            pages.also_met(claim),
-            f"[{colour}]{claim['verdict']}[/{colour}]",
-        )
+        texts = [claim["paper"], claim["ours"], pages.also_met(claim)]
+        row = [f"[bold]{escape(claim['id'])}[/bold] {escape(claim['statement'])}"]
+        row += map(escape, texts)
+        row.append(f"[{colour}]{escape(claim['verdict'])}[/{colour}]")
+        if compared:
+            mark = "[red]differs[/red] " if claim["id"] in compared.differing else ""
+            row.append(mark + escape(compared.shown(claim)))
+        table.add_row(*row)
     console.print(table)
+    if compared:
+        console.print(compared.line, soft_wrap=True, markup=False)
     origin = results["provenance"]
     busy = f", cores busy {origin['busy']:.0%} of it" if origin["busy"] else ""
     console.print(
         f"wall time {pages.duration(origin['wall_seconds'])}{busy}; "
         f"{'uncommitted changes' if origin['dirty'] else 'commit ' + str(origin['commit'])[:12]}"
     )
-    console.print(f"results: {root / 'results.json'}", soft_wrap=True)
+    console.print(f"results: {root / 'results.json'}", soft_wrap=True, markup=False)
     for figure in pages.figures(results):
         path = root / "judged" / f"{figure['name']}.png"
-        console.print(f"figure:  {path}", soft_wrap=True)
+        console.print(f"figure:  {path}", soft_wrap=True, markup=False)
+
+
+def show_smoke(results: dict[str, Any], root: Path, example: bool) -> None:
+    """One line: a smoke run proves the wiring and nothing else."""
+    parts = [
+        "wiring works",
+        f"{len(results['claims'])} claims not judged",
+        f"{len(pages.figures(results))} figures",
+        *(["the example runs"] if example else []),
+        f"{results['provenance']['wall_seconds']:.0f} s",
+        "uncommitted changes" if results["provenance"]["dirty"] else "",
+        str(root / "results.json"),
+    ]
+    console.print("; ".join(filter(None, parts)), soft_wrap=True, markup=False)
 
 
 def cli(arguments: list[str] | None = None) -> None:

@@ -282,12 +282,16 @@ def test_stopping_ends_the_processes(tmp_path, monkeypatch):
     children = []
     begun = time.monotonic()
 
-    def watch(running):
-        if len(running) == 2 and time.monotonic() > begun + 0.5:
-            children.extend(child.pid for child in psutil.Process().children())
-            raise KeyboardInterrupt
+    class Looking:
+        def running(self, jobs):
+            if len(jobs) == 2 and time.monotonic() > begun + 0.5:
+                children.extend(child.pid for child in psutil.Process().children())
+                raise KeyboardInterrupt
+
+        def fits(self, job):
+            return True
 
     with pytest.raises(KeyboardInterrupt):
-        list(local.run([job("a"), job("b"), job("c")], "cpu", watch))
+        list(local.run([job("a"), job("b"), job("c")], "cpu", Looking()))
     assert time.monotonic() - begun < 10
     assert len(children) == 2 and not any(map(psutil.pid_exists, children))

@@ -22,12 +22,15 @@ def run(repository, *command):
     return done.stdout
 
 
-def test_a_scaffold_passes_lint_tests_and_smoke(own_repository, tmp_path):
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_a_scaffold_passes_lint_tests_and_smoke(own_repository, tmp_path, kind):
     longest = "x" * LONGEST
-    own_repository.tool("new_paper", longest, "--title", 'A "title"', check=True)
+    words = ("new_paper", longest, "--title", 'A "title"', "--kind", kind)
+    done = own_repository.tool(*words, check=True)
+    assert f" 1. make smoke PAPER={longest}" in done.stdout
     run(own_repository, "ruff", "check", "papers", "tests")
     run(own_repository, "ruff", "format", "--check", "papers", "tests")
-    run(own_repository, "pytest", "-q", "-p", "no:cacheprovider", "tests/papers/toy")
+    run(own_repository, "pytest", "-q", "-p", "no:cacheprovider", f"tests/papers/{longest}")
     done = own_repository.tool(
         "reproduce", longest, "--scale", "smoke", "--runs", str(tmp_path), check=True
     )

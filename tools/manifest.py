@@ -259,7 +259,8 @@ def _check_names(names: list[str], where: str) -> None:
     """Each job has a run directory of its own, inside no other job's."""
     if twice := [name for name, n in collections.Counter(names).items() if n > 1]:
         raise UserError(f"{where}: two jobs named {twice[0]}")
-    for name in (known := set(names)):
+    known = set(names)
+    for name in names:
         parts = name.split("/")
         for depth in range(1, len(parts)):
             if (outer := "/".join(parts[:depth])) in known:

@@ -114,6 +114,64 @@ def test_a_manifest_makes_sense(slug):
             assert (ROOT / "papers" / slug / f"{job.module}.py").is_file()
 
 
+def cells(scale):
+    """(method, task, seed) of every job, with the seeds that its arguments add."""
+    for job in scale.jobs:
+        args = list(job.args)
+        added = int(args[args.index("--seed-offset") + 1]) if "--seed-offset" in args else 0
+        yield from ((job.method, job.task, seed + added) for seed in job.seeds)
+
+
+def unfair(paper):
+    """What is wrong with how the methods of a paper were tuned or studied; empty if nothing."""
+    wrong = []
+    claimed = set(cells(paper.scale("default")))
+    for name in {"tuning", "study"} & set(paper.scales):
+        if met := sorted(map(str, claimed & set(cells(paper.scale(name))))):
+            wrong.append(f"{name} uses seeds of default: {met[0]}")
+    if "tuning" not in paper.scales:
+        return wrong
+    tried: dict = {}
+    for job in paper.scale("tuning").jobs:
+        of_task = tried.setdefault((job.stage, job.task), {})
+        of_task.setdefault(job.method, {}).setdefault(job.args, set()).update(job.seeds)
+    for (_, task), methods in tried.items():
+        first = next(iter(methods.values()))
+        wrong += [f"{task}: {m} has another grid" for m in methods if set(methods[m]) != set(first)]
+        seeds = {m: list(methods[m].values()) for m in methods}
+        wrong += [
+            f"{task}: {m} has other seeds, or fewer than 3"
+            for m in seeds
+            if any(s != next(iter(first.values())) or len(s) < 3 for s in seeds[m])
+        ]
+    return wrong
+
+
+@pytest.mark.parametrize("slug", SLUGS)
+def test_tuning_is_fair_and_apart_from_the_claims(slug):
+    assert unfair(manifest.load(slug)) == []
+
+
+@pytest.mark.parametrize(
+    ("tuning", "words"),
+    [
+        ([{"methods": ["m", "n"], "grid": {"lr": [1, 2]}, "first_seed": 4}], "seeds of default"),
+        ([{"methods": ["m", "n"], "grid": {"lr": [1, 2]}, "seeds": 2}], "fewer than 3"),
+        ([{"methods": ["m"], "grid": {"lr": [1, 2]}}, {"methods": ["n"]}], "n has another grid"),
+        ([{"methods": ["m"]}, {"methods": ["n"], "seeds": 4}], "n has other seeds"),
+        ([{"methods": ["m"], "first_seed": 0, "args": {"seed_offset": 3}}], "seeds of default"),
+        ([{"methods": ["m", "n"], "grid": {"lr": [1, 2]}}, {"methods": ["o"], "tasks": ["x"]}], ""),
+    ],
+)
+def test_unfair_tuning_is_noticed(tuning, words):
+    scales = {
+        "default": {"seeds": 5, "minutes": 1, "stages": [{"methods": ["m"]}]},
+        "tuning": {"seeds": 3, "first_seed": 1000, "minutes": 1, "stages": tuning},
+    }
+    found = unfair(manifest.Manifest("p", "t", "a", "v", "x", "s", "e", (), scales))
+    assert words in "; ".join(found) and bool(found) is bool(words), found
+
+
 def test_every_folder_has_a_manifest():
     folders = [path for path in (ROOT / "papers").iterdir() if any(path.glob("*.py"))]
     assert sorted(path.name for path in folders) == SLUGS

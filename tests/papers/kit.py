@@ -120,7 +120,7 @@ def run_module(name: str, words: Sequence[str]) -> None:
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=".*found in sys.modules", module="runpy")
-            runpy.run_module(name, run_name="__main__")
+            runpy.run_module(name, run_name="__main__", alter_sys=True)  # types are looked up there
     except SystemExit as end:
         assert not end.code, f"{name} {' '.join(words)} ended with {end.code}; see its error line"
     finally:
@@ -201,7 +201,7 @@ import dataclasses, runpy, sys
 from papers.{slug}.methods import METHODS
 METHODS.add(dataclasses.replace(METHODS[{like!r}], name="dummy", label="Dummy", role="added"))
 sys.argv = {argv!r}
-runpy.run_module({module!r}, run_name="__main__")
+runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
 """
 
 

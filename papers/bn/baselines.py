@@ -1,4 +1,4 @@
-"""What the paper compares with, and the settings of all methods: one loop trains them all.
+"""What the paper compares with: one loop trains all methods (methods.py has their table).
 
 FM, DB, TB and SubTB(0.9) with a learned backward policy (``common.gfn.objectives``), the flat
 variant of BN, and the untrained uniform policy. Same widths, batches, seeds and grid of learning
@@ -18,28 +18,15 @@ from common.gfn.objectives import Pair, training_pairs
 from common.gfn.rows import Part, visit, with_parents
 from common.gfn.sampling import Trajectories
 from papers.bn.method import WIDTH, BifurcatedNet, bifurcated_pairs, pooled
+from papers.bn.methods import METHODS
 
-BIFURCATED = ("bn", "bn-flat")
-BACKWARD = ("db", "tb", "stb")  # with a backward policy
-TRAINED = (*BIFURCATED, "fm", *BACKWARD)
-METHODS = (*TRAINED, "uniform")
 LAMBDA = 0.9  # of SubTB [public code]
 LR_LOG_Z = 0.1  # log Z of TB
 
-#: Learning rates of Adam, chosen from {1e-4, 1e-3, 5e-3} on seeds from 100 on (see the README).
-LEARNING_RATES: dict[str, dict[str, float]] = {
-    "g1": {"bn": 5e-3, "bn-flat": 5e-3, "fm": 5e-3, "db": 5e-3, "tb": 5e-3, "stb": 5e-3},
-    "g2": {"bn": 1e-3, "bn-flat": 5e-3, "fm": 5e-3, "db": 5e-3, "tb": 1e-3, "stb": 5e-3},
-    "g3": {"bn": 5e-3, "bn-flat": 5e-3, "fm": 5e-3, "db": 5e-3, "tb": 1e-3, "stb": 5e-3},
-    "g4": {"bn": 5e-3, "bn-flat": 1e-3, "fm": 1e-3, "db": 5e-3, "tb": 5e-3, "stb": 5e-3},
-    "rna": {"bn": 5e-3, "bn-flat": 5e-3, "fm": 5e-3, "db": 5e-3, "tb": 5e-3, "stb": 5e-3},
-    "qed": {"bn": 5e-3, "bn-flat": 1e-3, "fm": 5e-3, "db": 5e-3, "tb": 5e-3, "stb": 5e-3},
-}
-
 
 def used_rate(method: str, task: str, given: float | None) -> float:
-    """The learning rate given, or the tuned one (1e-3 where nothing was tuned)."""
-    return LEARNING_RATES.get(task, {}).get(method, 1e-3) if given is None else given
+    """The learning rate given, or the tuned one."""
+    return METHODS[method].rate(task) if given is None else given
 
 
 def make_network(
@@ -52,12 +39,12 @@ def make_network(
 ) -> BifurcatedNet | StackedMLP:
     """Two hidden layers for every method; the first outputs are the policy's logits.
 
-    bn: two streams after the first layer. bn-flat: one MLP with A + 1 outputs. fm: A log edge
-    flows. tb: P_F and P_B. db, stb: P_F, P_B and log F.
+    (FM: log flows.) Then come those of P_B, then log F, where the method has them.
     """
-    if method == "bn":
+    kind = METHODS[method]
+    if kind.streams:
         return BifurcatedNet(generators, n_inputs, n_actions, width)
-    extra = {"bn-flat": 1, "fm": 0, "tb": n_backward}.get(method, n_backward + 1)
+    extra = n_backward * kind.backward + kind.flow
     return StackedMLP(generators, (n_inputs, width, width, n_actions + extra))
 
 
@@ -68,9 +55,7 @@ def policy_layers(net: BifurcatedNet | StackedMLP) -> list[tuple[Tensor, Tensor]
 
 def needed_rows(method: str, dag: EnumeratedDAG, traj: Trajectories) -> Tensor:
     """The states that a loss asks the network about: FM and BN need all parents. [S, ...]."""
-    if method in BACKWARD:
-        return traj.states
-    return with_parents(dag, traj.states)
+    return traj.states if METHODS[method].backward else with_parents(dag, traj.states)
 
 
 def pairs_of(
@@ -87,10 +72,13 @@ def pairs_of(
 
     FM weighs terminal copies as BN does. Without ``learned_pb`` P_B is uniform.
     """
-    if method in BIFURCATED:
+    kind = METHODS[method]
+    if kind.factorised:
         return bifurcated_pairs(dag, part, out, traj)
-    visited = visit(dag, part, out, traj, fm=method == "fm", learned_pb=learned_pb)
+    fm = not kind.backward
+    visited = visit(dag, part, out, traj, fm=fm, learned_pb=learned_pb)
+    assert kind.objective is not None
     parts = training_pairs(
-        method, visited, traj.actions, traj.mask, stop=dag.stop, log_Z=log_Z, lam=LAMBDA
+        kind.objective, visited, traj.actions, traj.mask, stop=dag.stop, log_Z=log_Z, lam=LAMBDA
     )
-    return pooled(parts) if method == "fm" else parts
+    return pooled(parts) if fm else parts

@@ -29,7 +29,8 @@ from common.gfn.sampling import uniforms
 from common.stacked import seed_generators
 from common.stats import loglog_slope
 from common.torch_utils import setup
-from papers.bn.baselines import TRAINED, make_network, needed_rows, pairs_of, policy_layers
+from papers.bn.baselines import make_network, needed_rows, pairs_of, policy_layers
+from papers.bn.methods import METHODS, TRAINED
 from papers.bn.task import grid_problem
 from papers.bn.train import sample_batch
 
@@ -51,7 +52,7 @@ def training_step(method: str, height: int, batch: int) -> Callable[[], int]:
     dag = task.dag
     sizes = (dag.input_dim, dag.n_actions, dag.n_backward)
     net = make_network(method, seed_generators((0,), 0), *sizes)
-    log_Z = nn.Parameter(torch.zeros(1)) if method == "tb" else None
+    log_Z = nn.Parameter(torch.zeros(1)) if METHODS[method].own_log_Z else None
     optimizer, _ = adam_with_log_Z(net, log_Z, lr=0.0, lr_log_Z=0.0)
     policy_layers(net)[-1][1].data[..., dag.stop] -= 5.0
     generators = seed_generators((0,), 1)

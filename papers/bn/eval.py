@@ -17,11 +17,12 @@ from common.cli import run_cli
 from common.gfn.dag import EnumeratedDAG
 from common.gfn.nets import StackedMLP
 from common.run import Run
-from common.stacked import seed_generators
-from papers.bn.baselines import BIFURCATED, make_network, used_rate
+from papers.bn.baselines import used_rate
+from papers.bn.config import Config
 from papers.bn.method import BifurcatedNet, log_allocation, split_streams
+from papers.bn.methods import METHODS
 from papers.bn.task import ROW_TASKS, SAMPLED_TASKS, Problem, problem
-from papers.bn.train import Config
+from papers.bn.trained import restore_network
 
 LAST = 5  # final L1 = mean of the last evaluations
 TOP_K = 100  # objects whose diversity is measured
@@ -44,6 +45,7 @@ def evaluate(cfg: EvalConfig) -> None:
     rows: list[dict[str, Any]] = []
     extras: list[dict[str, Any]] = []
     method, task = config.method, config.task
+    kind = METHODS[method]
     steps = [line["step"] for line in lines]
     labels = {"lr": used_rate(method, task, config.lr)}
 
@@ -76,19 +78,19 @@ def evaluate(cfg: EvalConfig) -> None:
             add(seed, "modes_found", curve(i, "modes")[-1])
             add(seed, "modes_area", float(np.mean(curve(i, "modes"))))
             add(seed, "distinct_objects", curve(i, "distinct")[-1])
-            if method != "uniform":
+            if kind.objective:
                 add(seed, "log_Z_error", abs(curve(i, "log_Z")[-1] - final["log_Z_exact"]))
             for key, value in best_objects(where, final["seen"][i], task).items():
                 add(seed, key, value)
         first = config.seed[0]
         add(first, "n_modes", where.n_modes)
         add(first, "reward_calls", config.steps * config.batch)
-        add(first, "parameters", final["n_parameters"] if method != "uniform" else 0)
+        add(first, "parameters", final["n_parameters"])
         if where.side:
             extra("p_terminal", rounded(final["p_terminal"].mean(0).view(where.side, -1)))
             extra("target", rounded(where.dag.target().view(where.side, -1)))
-        if method in BIFURCATED and task in ("g1", "rna", "qed"):
-            shares = stream_saliency(restore_network(config, where, final), where.dag)
+        if kind.factorised and task in ("g1", "rna", "qed"):
+            shares = stream_saliency(restore_network(config, where.dag, final), where.dag)
             gap = 0.5 * (shares[0] - shares[1]).abs().sum(-1).mean(-1)  # [S]
             for i, seed in enumerate(config.seed):
                 add(seed, "saliency_gap", float(gap[i]))
@@ -120,23 +122,6 @@ def best_objects(where: Problem, seen: Tensor, task: str) -> dict[str, float]:
             (where.dag.active[top.indices] % width).tolist()
         )
     return result
-
-
-def restore_network(
-    config: Config, where: Problem, final: dict[str, Any]
-) -> BifurcatedNet | StackedMLP:
-    """The trained networks of all seeds."""
-    dag = where.dag
-    net = make_network(
-        config.method,
-        seed_generators(config.seed, 0),
-        dag.input_dim,
-        dag.n_actions,
-        dag.n_backward,
-        config.width,
-    )
-    net.load_state_dict(final["net"])
-    return net
 
 
 def stream_saliency(

@@ -6,7 +6,7 @@ parents. Losses and baselines are then those of the enumerated tasks (method.py,
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -21,13 +21,12 @@ from common.gfn.rows import whole
 from common.gfn.sampling import Trajectories, sample, uniforms
 from common.gfn.strings import StringEnv
 from common.run import Run
-from common.stacked import generator_states, restore_generators, seed_generators
+from common.stacked import seed_generators
 from common.torch_utils import setup
 from papers.bn.baselines import make_network, pairs_of, used_rate
+from papers.bn.config import Config
 from papers.bn.method import BifurcatedNet
-
-if TYPE_CHECKING:
-    from papers.bn.train import Config
+from papers.bn.methods import METHODS
 
 TOP_K = 100  # objects of the top-k metrics
 MODE_SHARE = 0.9995  # an RNA mode scores above this quantile of uniform strings ...
@@ -248,7 +247,7 @@ class FragmentNet(nn.Module):
 
     def __init__(self, env: FragmentEnv, method: str, width: int = 256, rounds: int = 10) -> None:
         super().__init__()
-        self.env, self.method, self.rounds = env, method, rounds
+        self.env, self.kind, self.rounds = env, METHODS[method], rounds
         self.block = nn.Embedding(env.n_true_blocks + 1, width)
         self.stem = nn.Embedding(env.n_stem_types + 1, width)
         self.bond = nn.Embedding(env.n_stem_types, width)
@@ -282,12 +281,12 @@ class FragmentNet(nn.Module):
         at_stems = torch.cat([h.unsqueeze(2).expand(-1, -1, env.n_stems, -1), self.stem(types)], -1)
         pooled = (h * real.unsqueeze(-1)).sum(1) / real.sum(1, keepdim=True)
         logits = torch.cat([self.add(at_stems).flatten(1), self.stop(pooled)], -1)
-        if self.method == "fm":
-            return logits
-        if self.method in ("bn", "bn-flat"):
-            return torch.cat([logits, self.flow(pooled)], -1)
-        unused = logits.new_zeros(len(logits), env.n_backward)
-        return torch.cat([logits, unused, self.flow(pooled)], -1)
+        heads = [logits]
+        if self.kind.backward:
+            heads.append(logits.new_zeros(len(logits), env.n_backward))
+        if self.kind.flow:
+            heads.append(self.flow(pooled))
+        return torch.cat(heads, -1)
 
 
 class SEHWorld:
@@ -299,8 +298,8 @@ class SEHWorld:
     def __init__(
         self, cfg: Config, generators: list[torch.Generator], device: torch.device
     ) -> None:
-        if len(cfg.seed) != 1 or cfg.method == "bn-flat":
-            raise UserError("--task seh trains one seed per run, and has no method bn-flat")
+        if not METHODS[cfg.method].molecules:
+            raise UserError(f"--task seh has no method {cfg.method}")
         self.env = FragmentEnv(
             load_fragments(data_file(cfg.fragments)), max_blocks=cfg.max_blocks, device=device
         )
@@ -358,51 +357,50 @@ def with_last_stop(traj: Trajectories, stop: int) -> Trajectories:
     return Trajectories(states=states, actions=actions, mask=mask, last=traj.last)
 
 
+class Scores(dict[str, float]):
+    """Every object met by name, with its score; in a checkpoint one text and one tensor."""
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "names": " ".join(self),
+            "scores": torch.tensor(list(self.values()), dtype=torch.float64),
+        }
+
+    def load(self, state: dict[str, Any]) -> None:
+        self.clear()
+        self.update(zip(state["names"].split(), state["scores"].tolist(), strict=True))
+
+
 def train_sampled(cfg: Config) -> None:
     """On-policy training of one seed; the exact distance is not to be had."""
     if len(cfg.seed) != 1:
         raise UserError(f"--task {cfg.task} trains one seed per run; give one --seed")
-    if cfg.method == "uniform":
-        raise UserError(f"--task {cfg.task} has no method uniform")
-    seeds = tuple(seed + cfg.seed_offset for seed in cfg.seed)
-    device = setup(cfg.device, seeds[0])
+    kind = METHODS[cfg.method]
+    if kind.objective is None:
+        raise UserError(f"--task {cfg.task} has no method {cfg.method}")
+    device = setup(cfg.device, cfg.seed[0])
     make = RNAWorld if cfg.task == "rna-long" else SEHWorld
-    world: World = make(cfg, seed_generators(seeds, 0), device)
+    world: World = make(cfg, seed_generators(cfg.seed, 0), device)
     run = Run.open(cfg.out, cfg)
     if run.finished:
         return
-    log_Z = nn.Parameter(torch.zeros(1, device=device)) if cfg.method == "tb" else None
+    net = world.net
+    log_Z = nn.Parameter(torch.zeros(1, device=device)) if kind.own_log_Z else None
     lr = used_rate(cfg.method, cfg.task, cfg.lr)
-    optimizer, _ = adam_with_log_Z(world.net, log_Z, lr=lr, lr_log_Z=cfg.lr_log_Z)
-    generators = seed_generators(seeds, 1, device)
-    known: dict[str, float] = {}  # every object met -> its score
+    optimizer, _ = adam_with_log_Z(net, log_Z, lr=lr, lr_log_Z=cfg.lr_log_Z)
+    generators = seed_generators(cfg.seed, 1, device)
+    known = Scores()
     recent: list[float] = []  # scores since the last evaluation
+    run.keep(
+        net=net,
+        optimizer=optimizer,
+        log_Z=log_Z,
+        generators=generators,
+        known=known,
+        recent=recent,
+    )
 
-    step = 0
-    state = run.restore()
-    if state:
-        step = state["step"]
-        world.net.load_state_dict(state["net"])
-        optimizer.load_state_dict(state["optimizer"])
-        if log_Z is not None:
-            log_Z.data.copy_(state["log_Z"])
-        restore_generators(generators, state["generators"])
-        known = dict(zip(state["known"].split(), state["scores"].tolist(), strict=True))
-        recent = list(state["recent"])
-
-    def checkpoint() -> dict[str, object]:
-        return {
-            "step": step,
-            "net": world.net.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "log_Z": None if log_Z is None else log_Z.data,
-            "generators": generator_states(generators),
-            "known": " ".join(known),
-            "scores": torch.tensor(list(known.values()), dtype=torch.float64),
-            "recent": recent,
-        }
-
-    while step < cfg.steps:
+    for step in run.steps(cfg.steps, then=lambda: {"summary": world.summary(known)}):
         u = uniforms(generators, (world.max_length, cfg.batch))
         traj = world.sample(u)
         scores, names, log_reward = world.score(traj.last[0])
@@ -421,17 +419,13 @@ def train_sampled(cfg: Config) -> None:
 
         known.update(zip(names, scores, strict=True))
         recent += scores
-        step += 1
-        if step % cfg.eval_every == 0 or step == cfg.steps:
+        if (step + 1) % cfg.eval_every == 0 or step + 1 == cfg.steps:
             top = sorted(known.values(), reverse=True)[:TOP_K]
             run.log(
-                step,
+                step + 1,
                 mean_score=sum(recent) / len(recent),
                 top_score=sum(top) / len(top),
                 reward_calls=len(known),
                 loss=loss.item(),
             )
-            recent = []
-        if run.due(step):
-            run.save(step, checkpoint())
-    run.finish({**checkpoint(), "summary": world.summary(known)})
+            recent.clear()

@@ -18,7 +18,8 @@ from common.gfn.sets import set_dag
 from common.gfn.strings import StringEnv
 
 GRIDS = {"g1": (2, 16), "g2": (3, 8), "g3": (4, 8)}  # D, H
-ROW_TASKS = (*GRIDS, "g4", "rna", "qed")
+SETS = {"g4": 0.0, "g4-small": -6.0}  # what is added to every log R: the target is the same
+ROW_TASKS = (*GRIDS, *SETS, "rna", "qed")
 SAMPLED_TASKS = ("rna-long", "seh")  # too large to be enumerated (scale "paper")
 TASKS = (*ROW_TASKS, "tabular", *SAMPLED_TASKS)
 
@@ -61,10 +62,14 @@ def planted_pairs(n_items: int = 16, n_pairs: int = 12, seed: int = 0) -> Tensor
     return every[torch.randperm(len(every), generator=rng)[:n_pairs]]
 
 
-def set_problem(n_items: int = 16, size: int = 5) -> Problem:
-    """Sets of ``size`` items with R = exp(2 #{planted pairs contained})."""
+def set_problem(n_items: int = 16, size: int = 5, log_scale: float = 0.0) -> Problem:
+    """Sets of ``size`` items with R = exp(log_scale + 2 #{planted pairs contained})."""
     pairs = planted_pairs(n_items)
-    dag = set_dag(n_items, size, lambda members: 2.0 * members[:, pairs].all(-1).sum(-1))
+
+    def log_reward(members: Tensor) -> Tensor:
+        return log_scale + 2.0 * members[:, pairs].all(-1).sum(-1)
+
+    dag = set_dag(n_items, size, log_reward)
     return Problem(dag, *top_modes(dag), epsilon=0.0)
 
 
@@ -119,8 +124,8 @@ def problem(
     if task in GRIDS:
         preset = GRIDS[task]
         return grid_problem(ndim or preset[0], height or preset[1], reward or "standard-3")
-    if task == "g4":
-        return set_problem()
+    if task in SETS:
+        return set_problem(log_scale=SETS[task])
     if task == "rna":
         return rna_problem(length or 8)
     return qed_problem(length or 4)

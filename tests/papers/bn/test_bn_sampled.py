@@ -16,10 +16,12 @@ from common.gfn.rows import part_of, whole, with_parents
 from common.gfn.sampling import Trajectories, choose_by_inverse_cdf, sample, uniforms
 from common.gfn.strings import StringEnv
 from common.stacked import seed_generators
-from papers.bn.baselines import TRAINED, make_network, pairs_of
+from papers.bn.baselines import make_network, pairs_of
+from papers.bn.config import Config
 from papers.bn.eval import EvalConfig, evaluate
+from papers.bn.methods import TRAINED
 from papers.bn.sampled import LocalStates, fragment_parents, with_last_stop
-from papers.bn.train import Config, train
+from papers.bn.train import train
 
 Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is in the extra 'gfn'")
 

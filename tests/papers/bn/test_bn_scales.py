@@ -1,0 +1,79 @@
+"""Every stage of every scale on tiny stand-ins, through claims, tables and figures."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import UserError
+from common.gfn.fragments import SEHProxy
+from papers import bn
+from papers.bn import task
+from tests.papers.bn.test_bn_sampled import BLOCKS
+from tests.papers.kit import check_added_method, run_scale
+from tools.manifest import Job
+
+
+@pytest.fixture
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Small sets and strings, a fragment library and a proxy of the real format, a new cache."""
+    pytest.importorskip("rdkit", reason="RDKit is in the extra 'gfn'")
+    pytest.importorskip("RNA", reason="ViennaRNA is in the extra 'gfn'")
+    folder = tmp_path / "data" / "seh"
+    folder.mkdir(parents=True)
+    (folder / "blocks_PDB_105.json").write_text(json.dumps(BLOCKS))
+    torch.manual_seed(0)
+    proxy = SEHProxy()
+    arrays = {f"p{i:02d}": proxy.get_parameter(n).detach().numpy() for i, n in proxy.ORDER.items()}
+    arrays |= {f"p{i:02d}": np.zeros(3, np.float32) for i in (12, 13, 14, 15)}
+    arrays["p21"] = np.array([4.0], np.float32)
+    np.savez(folder / "seh_proxy.npz", **arrays)
+    monkeypatch.setenv("PAPERS_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("PAPERS_CACHE", str(tmp_path / "cache"))
+    whole = task.set_problem
+    monkeypatch.setattr(
+        task, "set_problem", lambda n=6, size=3, log_scale=0.0: whole(n, size, log_scale)
+    )
+    monkeypatch.setattr(task, "planted_pairs", lambda n: torch.tensor([[0, 1], [2, 3], [4, 5]]))
+    return tmp_path
+
+
+SIZE = {
+    **dict.fromkeys(("g1", "g2", "g3", "tabular"), ("--height", "4")),
+    **dict.fromkeys(("g4", "g4-small"), ()),
+    "rna": ("--length", "3"),
+    "qed": ("--length", "2"),
+    "rna-long": ("--length", "4", "--uniform-samples", "30"),
+    "seh": ("--max-blocks", "3"),
+}
+
+
+def tiny(job: Job) -> list[str]:
+    assert job.task is not None
+    steps = ["--steps", "4", "--eval-every", "2", "--batch", "3", "--device", "cpu"]
+    return [*SIZE[job.task], *steps, *(() if job.task == "tabular" else ("--width", "8"))]
+
+
+@pytest.mark.parametrize("scale", ["default", "study", "tuning", "paper"])
+def test_scale(scale: str, small: Path) -> None:
+    seeds = 2 if scale != "tuning" else 1
+    found = run_scale("bn", scale, small / "runs", tiny, seeds=seeds)
+    assert sum(table["main"] for table in found["tables"]) == (scale != "tuning")
+
+
+def test_an_added_method(tmp_path: Path) -> None:
+    check_added_method("bn", tmp_path, flags=["--steps", "4", "--height", "4", "--width", "8"])
+
+
+def test_load_is_for_enumerated_tasks(small: Path) -> None:
+    from papers.bn.config import Config
+    from papers.bn.train import train
+
+    out = small / "r"
+    train(Config("bn", "rna-long", length=4, steps=2, batch=2, uniform_samples=20, out=out))
+    with pytest.raises(UserError, match="load knows"):
+        bn.load(out)

@@ -539,11 +539,17 @@ def _nothing() -> None:
 
 
 def _mean(value: Any, otherwise: float | None) -> float | None:
-    """The mean of a number or list of numbers, as far as they are finite; else ``otherwise``."""
-    numbers = _number(value)
-    finite = [x for x in (numbers if isinstance(numbers, list) else [numbers]) if x is not None]
-    flat = all(isinstance(x, (int, float)) for x in finite)
-    return sum(finite) / len(finite) if finite and flat else otherwise
+    """The mean of what is finite in a number or (nested) list of numbers; else ``otherwise``."""
+
+    def flat(value: Any) -> Iterator[float]:
+        if isinstance(value, list):
+            for item in value:
+                yield from flat(item)
+        elif value is not None:
+            yield value
+
+    finite = list(flat(_number(value)))
+    return sum(finite) / len(finite) if finite else otherwise
 
 
 def _number(value: Any) -> Any:

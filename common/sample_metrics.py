@@ -37,7 +37,9 @@ def prdc(real: Tensor, fake: Tensor, k: int) -> PRDC:
 
     def radius(x: Tensor) -> Tensor:
         exact = "donot_use_mm_for_euclid_dist"
-        return torch.cdist(x, x, compute_mode=exact).kthvalue(k + 1, dim=1).values
+        distance = torch.cdist(x, x, compute_mode=exact)
+        # kthvalue has no deterministic kernel on a GPU
+        return distance.topk(k + 1, dim=1, largest=False).values.amax(1)
 
     r_real, r_fake = radius(real), radius(fake)
     distance = torch.cdist(real, fake, compute_mode="donot_use_mm_for_euclid_dist")  # [N, M]

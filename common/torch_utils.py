@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from common.errors import UserError
 
@@ -26,6 +27,29 @@ def setup(device: str, seed: int) -> torch.device:
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.manual_seed(seed)
     return torch.device(device)
+
+
+def cumulative_sum(x: Tensor) -> Tensor:
+    """``x.cumsum(-1)`` that is deterministic on a GPU too, and differentiable. [..., N].
+
+    CUDA has no deterministic kernel for sums of floating-point numbers; there it is a product with
+    a triangle of ones, so N should be some hundreds at most.
+    """
+    if x.device.type == "cpu" or not x.is_floating_point():
+        return x.cumsum(-1)
+    return x @ torch.ones(x.shape[-1], x.shape[-1], dtype=x.dtype, device=x.device).triu()
+
+
+def cumulative_probability(p: Tensor) -> Tensor:
+    """Cumulative sums of probabilities, from which no index of probability zero is drawn. [..., N].
+
+    They never decrease and stay exactly the same over a zero. ``p.cumsum(-1)`` does so on the CPU;
+    on a GPU it is neither deterministic nor monotone, so the sum is one of whole numbers there, of
+    units of 2^-40.
+    """
+    if p.device.type == "cpu":
+        return p.cumsum(-1)
+    return ((p.double() * 2.0**40).round().long().cumsum(-1).double() * 2.0**-40).to(p.dtype)
 
 
 class GlobalRandom:

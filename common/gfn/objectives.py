@@ -16,6 +16,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from common.torch_utils import cumulative_sum
+
 Pair = tuple[Tensor, Tensor]
 
 #: The names that ``training_pairs`` knows.
@@ -82,8 +84,8 @@ def subtrajectory_balance(log_flows: Tensor, log_pf: Tensor, log_pb: Tensor, mas
     C_F and C_B the pair is (F_i - C_F,i + C_F,j, F_j + C_B,j - C_B,i).
     """
     zero = torch.zeros_like(log_pf[..., :1])
-    cum_f = torch.cat([zero, (log_pf * mask).cumsum(-1)], -1)
-    cum_b = torch.cat([zero, (log_pb * mask).cumsum(-1)], -1)
+    cum_f = torch.cat([zero, cumulative_sum(log_pf * mask)], -1)
+    cum_b = torch.cat([zero, cumulative_sum(log_pb * mask)], -1)
     forward = (log_flows - cum_f).unsqueeze(-1) + cum_f.unsqueeze(-2)
     backward = (log_flows + cum_b).unsqueeze(-2) - cum_b.unsqueeze(-1)
     return forward, backward

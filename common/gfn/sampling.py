@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from common.gfn.dag import EnumeratedDAG
+from common.torch_utils import cumulative_probability
 
 MASKED = -1e9  # logit of a forbidden action: exp gives an exact 0, and no inf - inf arises
 
@@ -71,7 +72,7 @@ def uniforms(generators: Sequence[torch.Generator], shape: tuple[int, ...]) -> T
 
 def choose_by_inverse_cdf(probabilities: Tensor, u: Tensor) -> Tensor:
     """Index whose cumulative interval holds u; never one of probability zero. [..., A], [...]."""
-    cdf = probabilities.cumsum(-1)
+    cdf = cumulative_probability(probabilities)
     below_total = u.unsqueeze(-1) * cdf[..., -1:]  # u < 1, so strictly below, also in float32
     return torch.searchsorted(cdf, below_total, right=True).squeeze(-1)
 
@@ -86,7 +87,7 @@ def sample_from_table(dag: EnumeratedDAG, log_pf: Tensor, u: Tensor) -> Trajecto
         Trajectories of row numbers; states [S, B, T'+1], cut to the longest of the batch.
     """
     n_seeds, n_states, n_actions = log_pf.shape
-    cdf = log_pf.detach().exp().cumsum(-1)
+    cdf = cumulative_probability(log_pf.detach().exp())
     cdf = (cdf / cdf[..., -1:]).view(n_seeds * n_states, n_actions)[:, :-1].contiguous()
     offset = (torch.arange(n_seeds, device=log_pf.device) * n_states).unsqueeze(-1)
     children = dag.children.reshape(-1)

@@ -31,6 +31,8 @@ class Normalise(Layer):
     def __init__(self, dim: int, levels: int) -> None:
         super().__init__()
         self.dim, self.levels = dim, levels
+        log_det = torch.full((1, 1), dim * (math.log1p(-2 * DELTA) - math.log(levels)))
+        self.register_buffer("constant_log_det", log_det, persistent=False)  # moves with the flow
 
     def forward(self, x: Tensor, context: Tensor | None = None) -> tuple[Tensor, None]:
         """See ``Layer``."""
@@ -38,7 +40,7 @@ class Normalise(Layer):
 
     def log_det(self, context: Tensor | None = None) -> Tensor:
         """D log((1 - 2 delta) / levels). [1, 1]."""
-        return torch.full((1, 1), self.dim * (math.log1p(-2 * DELTA) - math.log(self.levels)))
+        return self.constant_log_det
 
     def inverse(self, y: Tensor, context: Tensor | None = None) -> Tensor:
         """See ``Layer``."""

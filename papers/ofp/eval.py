@@ -126,7 +126,7 @@ def semigroup_residual(net: nn.Module, obs: Tensor, n_z: int, device: str) -> ND
     S, B = obs.shape[:2]
     z = torch.randn(1, B, n_z, generator=g).expand(S, B, n_z).to(device)
     t, m, r = (torch.full((S, B, 1), x, device=device) for x in (0.0, 0.5, 1.0))
-    c = net.encode(obs)
+    c = net.encode(obs.to(device))
     one = jump(net, z, t, r, c)
     two = jump(net, jump(net, z, t, m, c), m, r, c)
     return (one - two).square().mean(2).sqrt().mean(1).cpu().numpy()

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from common.gfn.dag import EnumeratedDAG
 from common.gfn.sampling import Trajectories, masked_log_softmax
+from common.torch_utils import cumulative_sum
 
 LossSpace = Literal["value", "log"]
 
@@ -88,7 +89,7 @@ def log_path_factor_along(log_a: Tensor, log_b: Tensor) -> Tensor:
     Padding that repeats a complete object must hold log A = 0 and is of no use.
     """
     steps = log_a[..., :-1] - log_b[..., 1:]
-    return torch.nn.functional.pad(steps.cumsum(-1), (1, 0))
+    return torch.nn.functional.pad(cumulative_sum(steps), (1, 0))
 
 
 # -- tabular ------------------------------------------------------------------------------------

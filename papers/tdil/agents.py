@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from common import sac
 from common.stacked import MLP, clip_grad_norm_per_seed, rand, randn
+from common.torch_utils import cumulative_probability
 from papers.tdil.method import bc_loss, bc_loss_discrete
 
 Generators = Sequence[torch.Generator]
@@ -185,7 +186,7 @@ class DiscreteAgent(nn.Module):
 
     def act(self, obs: Tensor, noise: Tensor) -> Tensor:
         """Stochastic actions, by the inverse of their distribution function."""
-        below = F.softmax(self.actor(obs), dim=-1).cumsum(-1)[..., :-1] <= noise
+        below = cumulative_probability(F.softmax(self.actor(obs), dim=-1))[..., :-1] <= noise
         return below.sum(-1)
 
     def mode(self, obs: Tensor) -> Tensor:

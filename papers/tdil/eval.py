@@ -40,24 +40,23 @@ def paid_share(reward: NDArray) -> NDArray:
 @torch.no_grad()
 def grid_tables(nets: Networks, task: Task) -> dict[str, NDArray]:
     """D over all pairs of cells [S, 100, 100], and the rewards of all (cell, action) [S, 400]."""
-    S = len(nets.agent.log_alpha)
-    states = torch.from_numpy(mazes.scaled(mazes.CELLS))
+    S, device = len(nets.agent.log_alpha), nets.agent.log_alpha.device
+    states = torch.from_numpy(mazes.scaled(mazes.CELLS)).to(device)
     tables = {}
     if nets.discriminator is not None and nets.paying is not None:
         first, second = states.repeat_interleave(100, 0), states.repeat(100, 1)
         every = (x.expand(S, *x.shape) for x in (first, second))
-        tables["D"] = nets.discriminator(*every).view(S, 100, 100).numpy()
-        expert = torch.from_numpy(task.demonstration.next_observations)
+        tables["D"] = nets.discriminator(*every).view(S, 100, 100).cpu().numpy()
+        expert = torch.from_numpy(task.demonstration.next_observations).to(device)
         cells = states.expand(S, *states.shape)
-        paid = surrogate_reward(nets.paying, cells, expert.expand(S, *expert.shape)).numpy()
+        paid = surrogate_reward(nets.paying, cells, expert.expand(S, *expert.shape)).cpu().numpy()
         tables["cell_reward"] = paid  # of arriving in a cell, [S, 100]
         tables["tdil_reward"] = paid[:, mazes.SUCCESSORS].reshape(S, -1)
     if nets.imitation is not None:
         here = states.repeat_interleave(4, 0)
-        action = torch.eye(4).repeat(100, 1)
-        tables["irl_reward"] = nets.imitation(
-            here.expand(S, *here.shape), action.expand(S, *action.shape)
-        ).numpy()
+        action = torch.eye(4, device=device).repeat(100, 1)
+        paid = nets.imitation(here.expand(S, *here.shape), action.expand(S, *action.shape))
+        tables["irl_reward"] = paid.cpu().numpy()
     return tables
 
 

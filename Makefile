@@ -74,7 +74,7 @@ results:
 
 judge:
 	$(SETUP) $(FOR_PAPER)
-	@$(PY) -m tools.judging "$$PAPER" --scale "$$SCALE"
+	@$(PY) -m tools.reproduce "$$PAPER" --rejudge --scale "$$SCALE"
 
 power:
 	$(SETUP) $(FOR_PAPER)

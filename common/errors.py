@@ -63,7 +63,7 @@ def explain(error: BaseException) -> tuple[str, int]:
 def _of_the_system(error: OSError) -> tuple[str, int] | None:
     """:func:`explain` for what the operating system refuses; None for the rest."""
     where = str(error.filename2 or error.filename or "")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
         at = f" for {where}" if where else ""
         return (
             f"error: no space left on the disk{at}; free some and run the same command again, "
@@ -94,21 +94,19 @@ def fail(error: BaseException) -> NoReturn:
     sys.exit(status)
 
 
-def one_line_from_now_on() -> None:
-    """Whatever ends this process from now on is said in the one line of :func:`explain`.
+def interrupted_in_one_line() -> None:
+    """From now on Ctrl-C ends this process with the one line of :func:`explain`, wherever it is.
 
     :func:`guarded` does that for what it calls; this serves the seconds before, when a command
-    imports its packages: Ctrl-C, a package that is missing, a limit of the system.
+    imports its packages.
     """
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        try:
-            line = explain(error)[0]
-        except BaseException:  # a fault of the program
-            before(kind, error, trace)
+        if issubclass(kind, KeyboardInterrupt):
+            print(explain(error)[0], file=sys.stderr, flush=True)
         else:
-            print(line, file=sys.stderr, flush=True)
+            before(kind, error, trace)
 
     sys.excepthook = hook
 

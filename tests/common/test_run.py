@@ -100,12 +100,7 @@ def empty(path):
     path.write_bytes(b"")
 
 
-def folder_instead(path):
-    path.unlink()
-    (path / "inside").mkdir(parents=True)
-
-
-@pytest.mark.parametrize("damage", [flip, truncate, empty, folder_instead])
+@pytest.mark.parametrize("damage", [flip, truncate, empty])
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
     tmp_path, undisturbed, damage, capsys
 ):

@@ -61,11 +61,9 @@ def test_results_hold_what_the_design_says(finished, repository):
 
 def test_what_is_finished_is_skipped(repository, copy):
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*.safetensors")}
-    begun = time.monotonic()
     done = again(repository, copy)
     assert "jobs are finished" in done.stdout
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*.safetensors")} == before
-    assert time.monotonic() - begun < 15
 
 
 def one(folder, name):

@@ -80,7 +80,7 @@ results:
 
 judge:
 	$(SETUP) $(FOR_PAPER)
-	@$(PY) -m tools.reproduce "$$PAPER" --rejudge --scale "$$SCALE"
+	@$(PY) -m tools.judging "$$PAPER" --scale "$$SCALE"
 
 power:
 	$(SETUP) $(FOR_PAPER)

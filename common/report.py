@@ -81,6 +81,15 @@ def mean(digits: int = 2) -> Callable[[Rows], str]:
     return show
 
 
+def last(rows: Rows) -> str:
+    """Mean of a curve's last values with its interval, a dash for none."""
+    try:
+        ends = rows.curve()[1][:, -1]
+    except NoResults:
+        return DASH
+    return str(mean_ci(ends)) if len(ends) > 1 else f"{ends[0]:.3g}"
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of :func:`grid`.
@@ -144,6 +153,42 @@ def _mean(rows: Rows) -> float:
 def by_method(methods: Methods[Any], names: Sequence[str] | None = None) -> list[tuple[str, dict]]:
     """Lines of :func:`grid`, one per method of the table, added ones included."""
     return [(methods.label(n), {"method": n}) for n in (names or list(methods))]
+
+
+def tuning(
+    rows: Rows,
+    methods: Methods[Any],
+    of: Mapping[str, Any],
+    along: Sequence[str],
+    *,
+    title: str,
+    best: Literal["max", "min"] = "min",
+) -> Table:
+    """The grid of a tuning: median over seeds per method and combination, each one's best marked.
+
+    Args:
+        rows: of the scale ``tuning``.
+        methods: the paper's table.
+        of: labels of the quantity that decides (task, metric).
+        along: labels that the grid varies ("lr", "clip", …).
+        title: of the table; says what the quantity is.
+        best: what is chosen.
+    """
+    chosen = rows.of(**of)
+    there = chosen.frame[list(along)].drop_duplicates().sort_values(list(along))
+    settings = [dict(zip(along, line, strict=True)) for line in there.itertuples(index=False)]
+    body = []
+    for label, mine in by_method(methods):
+        cells = [chosen.of(**mine, **s) for s in settings]
+        if not any(cells):
+            continue
+        medians = [float(np.median(c.values(least=1))) if c else np.nan for c in cells]
+        pick = int(np.nanargmax(medians) if best == "max" else np.nanargmin(medians))
+        texts = [DASH if np.isnan(m) else f"{m:.3g}" for m in medians]
+        texts[pick] = f"**{texts[pick]}**"
+        body.append([label, *texts])
+    heads = [", ".join(f"{k}={v:g}" for k, v in s.items()) for s in settings]
+    return Table(title, ["method", *heads], body)
 
 
 def power_law(base: str, exponent: Interval) -> str:

@@ -375,10 +375,10 @@ class Run:
         self._bytes = keep
         if loaded is None:
             for path in paths:
-                path.unlink()
+                _remove(path)
             return None
         for path in paths[: paths.index(loaded[0])]:  # those that are newer are damaged
-            path.unlink()
+            _remove(path)
         self._earlier_seconds = loaded[2]["seconds"]
         self._last = checkpoint.step_of(loaded[0])
         return loaded[1]
@@ -532,6 +532,14 @@ def _is_note(note: Mapping[str, Any]) -> bool:
         "final": bool,
     }
     return all(isinstance(note.get(name), kind) for name, kind in kinds.items())
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or the folder in its place."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _nothing() -> None:

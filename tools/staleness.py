@@ -18,7 +18,9 @@ from common.errors import UserError, choose, guarded
 from tools import manifest, store
 from tools.manifest import PAPERS, ROOT
 
-NOT_ROWS = {"claims.py", "report.py", "bench.py", "__init__.py"}  # they make no rows
+NOT_ROWS = {  # files of a paper that make no rows
+    *("claims.py", "report.py", "figures.py", "trained.py", "bench.py", "__init__.py"),
+}
 
 
 def recorded(results: dict[str, Any]) -> dict[str, str]:

@@ -165,10 +165,7 @@ def figures(rows: Rows, extras: Extras) -> dict[str, Drawing]:
     if rows.of(metric="ms"):
         drawn["cost"] = Drawing(cost_figure(rows), COST, main=True)
     curve = {"metric": "valid_bits_per_dim"}
-    panels = [
-        Panel(t, {**curve, "task": t}, "validation bits/dim")
-        for t in rows.of(**curve).unique("task")
-    ]
+    panels = [Panel(t, {**curve, "task": t}) for t in rows.of(**curve).unique("task")]
     if figure := curves(rows, METHODS, panels, log="y", width=5.0):
         drawn["likelihood"] = Drawing(figure, LIKELIHOOD)
     order = list(METHODS)

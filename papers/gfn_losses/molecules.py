@@ -7,7 +7,6 @@ proxy and its reward are in ``common.gfn.fragments``.
 from __future__ import annotations
 
 from itertools import combinations
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -25,10 +24,9 @@ from common.gfn.sampling import masked_log_softmax, sample, uniforms
 from common.run import Run
 from common.stacked import seed_generators
 from common.torch_utils import setup
-from papers.gfn_losses.method import LOSSES, objective
-
-if TYPE_CHECKING:
-    from papers.gfn_losses.train import Config
+from papers.gfn_losses.config import Config
+from papers.gfn_losses.method import objective
+from papers.gfn_losses.methods import METHODS
 
 LAMBDA = 0.99  # STB [paper]
 EPSILON = 0.05  # uniformly random actions [paper]
@@ -115,7 +113,7 @@ def train_molecules(cfg: Config) -> None:
         raise UserError("the molecule task trains one seed per run; give one --seed")
     fragments = load_fragments(data_file(cfg.fragments))
     proxy = load_proxy(data_file(cfg.proxy))
-    loss = LOSSES[cfg.method]
+    loss = METHODS[cfg.method].loss
     run = Run.open(cfg.out, cfg)
     if run.finished:
         return

@@ -16,7 +16,8 @@ import numpy as np
 from common.cli import run_cli
 from common.run import Run
 from common.stats import band, loglog_slope
-from papers.umo2.task import MEASURED, QUEUE, UTILITY
+from papers.umo2.methods import OLO, UTILITY
+from papers.umo2.task import MEASURED, QUEUE, VALUE
 
 ALL_SEEDS = -1  # "seed" of what is fitted to all seeds of a run
 POINTS = 50  # of a curve: means over T / 50 slots
@@ -76,8 +77,8 @@ def network_rows(final: dict[str, Any]) -> tuple[list[dict], list[dict]]:
             slots = one[:, 0].sum()
             values = {"mean_queue": one[:, QUEUE].sum() / slots}
             values["quarter_slope"] = quarter_slope(one)
-            if final["task"] == "utility":
-                values["utility"] = one[:, UTILITY].sum() / slots
+            if final["task"] == UTILITY:
+                values["utility"] = one[:, VALUE].sum() / slots
             rows += [
                 {**label, **setting, "seed": seed, "metric": m, "value": short([value], 6)[0]}
                 for m, value in values.items()
@@ -91,9 +92,9 @@ def network_rows(final: dict[str, Any]) -> tuple[list[dict], list[dict]]:
             )
         coarse = queue.reshape(len(queue), POINTS, -1).mean(axis=2)
         curve = dict(zip(("mean", "low", "high"), map(short, band(coarse)), strict=True))
-        if final["task"] == "utility":
+        if final["task"] == UTILITY:
             running = measured.cumsum(axis=1)
-            average = (running[:, :, UTILITY] / running[:, :, 0]).mean(axis=0)
+            average = (running[:, :, VALUE] / running[:, :, 0]).mean(axis=0)
             curve = {"mean": curve["mean"], "utility": short(average[3::4])}
         curves.append({**setting, "n": len(final["seeds"]), **curve})
     return rows, [{"name": "curves", **label, "seed": final["seeds"][0], "data": curves}]
@@ -104,7 +105,7 @@ def grid_rows(final: dict[str, Any]) -> list[dict]:
     rows: list[dict] = []
     cells = zip(final["magnitudes"], final["switches"], final["ratios"], strict=True)
     for magnitude, switches, ratios in cells:
-        cell = {"task": "olo", "metric": "ratio", "magnitude": magnitude, "switches": switches}
+        cell = {"task": OLO, "metric": "ratio", "magnitude": magnitude, "switches": switches}
         for seed, values in zip(final["seeds"], ratios, strict=True):
             ours, *alone = short(values, 6)
             rows.append({**cell, "method": "adapfol", "seed": seed, "value": ours})
@@ -117,7 +118,7 @@ def evaluate(cfg: EvalConfig) -> None:
     """Write the rows and curves of the run."""
     run = Run.load(cfg.run)
     final = run.final()
-    if final["kind"] == "olo":
+    if final["kind"] == OLO:
         run.write_eval(grid_rows(final))
     else:
         run.write_eval(*network_rows(final))

@@ -18,8 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from common.cli import run_cli
+from common.errors import choose
 from common.run import Run
 from papers.umo2.method import adapfol_predict, adapfol_update, barycentres
+from papers.umo2.methods import OLO
 from papers.umo2.task import jit
 
 Vector = NDArray[np.float64]
@@ -34,6 +36,7 @@ D, FAVOUR = 4, -0.8
 class Config:
     """One grid."""
 
+    task: str = OLO  # there is no other
     seed: tuple[int, ...] = (0,)  # each seed draws its own losses
     out: Path = Path("runs/scratch")  # run directory
     device: str = "cpu"  # there is nothing here for a GPU
@@ -86,33 +89,26 @@ def ratios(losses: Matrix, best: NDArray[np.int64], experts: int) -> Vector:
 
 def grid(cfg: Config) -> None:
     """Run the grid and keep every ratio."""
-    run = Run.open(cfg.out, cfg)
-    if run.finished:
-        return
+    choose("task", cfg.task, (OLO,))
     cells = list(itertools.product(MAGNITUDES, SWITCHES))
-    saved: dict[str, Any] = run.restore() or {
-        "cell": 0,
-        "ratios": np.zeros((len(cells), len(cfg.seed), 1 + cfg.experts)),
-    }
-    found = saved["ratios"]
-    for c in range(saved["cell"], len(cells)):
-        magnitude, switches = cells[c]
-        for s, seed in enumerate(cfg.seed):
-            found[c, s] = ratios(
-                *synthetic_losses(seed, switches, magnitude, cfg.horizon), cfg.experts
-            )
-        run.log(c + 1, ratio=float(found[c, :, 0].mean()))
-        if run.due(c + 1):
-            run.save(c + 1, {"cell": c + 1, "ratios": found})
-    run.finish(
-        {
-            "kind": "olo",
+    run = Run.open(cfg.out, cfg)
+    found = np.zeros((len(cells), len(cfg.seed), 1 + cfg.experts))
+    run.keep(ratios=found)  # [cells, seeds, 1 + J]
+
+    def described() -> dict[str, Any]:
+        return {
+            "kind": OLO,
             "seeds": list(cfg.seed),
             "magnitudes": [magnitude for magnitude, _ in cells],
             "switches": [switches for _, switches in cells],
-            "ratios": found,  # [cells, seeds, 1 + J]
         }
-    )
+
+    for cell in run.steps(len(cells), then=described):
+        magnitude, switches = cells[cell]
+        for s, seed in enumerate(cfg.seed):
+            losses, best = synthetic_losses(seed, switches, magnitude, cfg.horizon)
+            found[cell, s] = ratios(losses, best, cfg.experts)
+        run.log(cell + 1, ratio=float(found[cell, :, 0].mean()))
 
 
 if __name__ == "__main__":

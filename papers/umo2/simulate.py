@@ -14,23 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from papers.umo2 import baselines, method
-from papers.umo2.baselines import (
-    ADABGD,
-    CONSTANT_BGD,
-    CURRENT,
-    DRIFT_PLUS_PENALTY,
-    EXOGENOUS,
-    FIXED,
-    NSO,
-    OGD,
-    WINDOW,
-    Policy,
-    drift_plus_penalty,
-    estimate_capacity,
-    max_weight,
-    remember,
-)
+from papers.umo2 import baselines, method, references
+from papers.umo2.baselines import drift_plus_penalty, estimate_capacity, max_weight, remember
 from papers.umo2.method import (
     adabgd_update,
     adapfol_predict,
@@ -44,6 +29,19 @@ from papers.umo2.method import (
     project,
     radius,
     shrink,
+)
+from papers.umo2.methods import (
+    ADABGD,
+    CONSTANT_BGD,
+    CURRENT,
+    DRIFT_PLUS_PENALTY,
+    EXOGENOUS,
+    FIXED,
+    LEARNERS,
+    NSO,
+    OGD,
+    WINDOW,
+    Policy,
 )
 from papers.umo2.task import (
     MEASURED,
@@ -102,7 +100,7 @@ def make_plan(policy: Policy, net: Network, V: float = 0.0) -> Plan:
     delta, step = baselines.constant_bgd(net.horizon, max(V, 1e-9), len(net.arrival), UTILITY_BOUND)
     fixed = np.zeros(len(net.source))
     if policy.links == FIXED:
-        fixed = baselines.fixed_allocation(net, policy.fixed)
+        fixed = references.fixed_allocation(net, policy.fixed)
     return Plan(
         links=policy.links,
         arrivals=policy.arrivals,
@@ -167,6 +165,177 @@ def write_log(
     row[2 * n + 2 * n_entries] = gamma
 
 
+class Room(NamedTuple):
+    """Arrays of one slot, made once: what it decides, serves and learns, and room to work in."""
+
+    link: Vector  # [n_draws]
+    C: Vector  # [E] capacities: hidden until they are served
+    a: Vector  # [E] allocation
+    served: Vector  # [E] what is activated of it: a, or one entry per group
+    mu: Vector  # [E] C served
+    loss: Vector  # [E]
+    gain: Vector  # [E] Q_n - Q_m
+    estimate: Vector  # [E]
+    arrivals: Vector  # [A]
+    u: Vector  # [A] direction of exploration
+    point: Vector  # [A]
+    gradient: Vector  # [A]
+    Q_arrival: Vector  # [A] queues that arrivals go to
+    inflow: Vector  # [n_queues]
+    w: Vector  # [J]
+    y_w: Vector  # [copies]
+
+
+@jit
+def new_room(net: Network, state: State) -> Room:
+    """Room for a slot."""
+    n_entries, d = net.source.size, net.arrival.size
+    return Room(
+        np.empty(net.level.shape[1]),
+        np.empty(n_entries),
+        np.empty(n_entries),
+        np.empty(n_entries),
+        np.empty(n_entries),
+        np.empty(n_entries),
+        np.empty(n_entries),
+        np.empty(n_entries),
+        np.empty(d),
+        np.empty(d),
+        np.empty(d),
+        np.empty(d),
+        np.empty(d),
+        np.empty(state.Q.size),
+        np.empty(state.cumulative.shape[1]),
+        np.empty(state.y_cumulative.size),
+    )
+
+
+# -- a slot, as the policy sees it ----------------------------------------------------------------
+
+
+@jit
+def admit(net: Network, plan: Plan, t: int, u_key: int, state: State, room: Room) -> float:
+    """Choose ``room.arrivals`` by the queues; the radius of exploration.
+
+    Exogenous arrivals are the network's and stay as they are.
+    """
+    delta, norm = 0.0, 0.0
+    for q in range(state.Q.size):
+        norm += state.Q[q] * state.Q[q]
+    for i in range(net.arrival.size):
+        room.Q_arrival[i] = state.Q[net.arrival[i]]
+    if plan.arrivals == ADABGD or plan.arrivals == CONSTANT_BGD:
+        delta = plan.bgd_radius
+        if plan.arrivals == ADABGD:
+            d = net.arrival.size
+            delta = radius(t, math.sqrt(norm), plan.V, d, UTILITY_BOUND, UTILITY_LIPSCHITZ)
+        meta_weights(state.y_cumulative, state.y_sums[1], room.y_w)
+        combine(state.y, room.y_w, room.point)
+        shrink(room.point, delta)
+        sphere(u_key, t, room.u)
+        for i in range(net.arrival.size):
+            room.arrivals[i] = room.point[i] + delta * room.u[i]
+    elif plan.arrivals != EXOGENOUS:
+        for i in range(net.arrival.size):
+            room.arrivals[i] = plan.rate
+            if plan.arrivals == DRIFT_PLUS_PENALTY:
+                weight = utility_weight(t, net.horizon, i)
+                room.arrivals[i] = drift_plus_penalty(plan.V, weight, room.Q_arrival[i])
+    return delta
+
+
+@jit
+def allocate(
+    net: Network, plan: Plan, t: int, activation_key: int, state: State, room: Room
+) -> None:
+    """Choose ``room.a``, and ``room.served`` of it, by the queues and what was learnt.
+
+    Only CURRENT reads ``room.C``.
+    """
+    rule, Q, a, served = plan.links, state.Q, room.a, room.served
+    for e in range(a.size):
+        room.gain[e] = Q[net.source[e]] - Q[net.sink[e]]
+    share = exploration(t, plan.activated)
+    for g in range(net.starts.size - 1):
+        low, high = net.starts[g], net.starts[g + 1]
+        if rule == NSO:
+            x = state.x[:, low:high]
+            adapfol_predict(x, state.cumulative[g], state.sums[g], room.w, a[low:high])
+            explore(a[low:high], share)
+        elif rule == OGD:
+            for e in range(low, high):
+                a[e] = state.x[0, e]
+            explore(a[low:high], share)
+        elif rule == FIXED:
+            for e in range(low, high):
+                a[e] = plan.fixed[e]
+        else:
+            for e in range(low, high):
+                if rule == CURRENT:
+                    room.estimate[e] = room.C[e]
+                else:
+                    room.estimate[e] = estimate_capacity(
+                        rule,
+                        t,
+                        state.tried[e],
+                        state.total[e],
+                        state.last[e],
+                        state.window[e],
+                        net.scale,
+                    )
+            max_weight(room.estimate[low:high], room.gain[low:high], a[low:high])
+        for e in range(low, high):
+            served[e] = a[e]
+        if plan.activated:
+            chosen = sample(a[low:high], uniform(activation_key, t, g))
+            for e in range(low, high):
+                served[e] = 1.0 if e - low == chosen else 0.0
+
+
+@jit
+def learn(net: Network, plan: Plan, gamma: float, delta: float, state: State, room: Room) -> None:
+    """Update the learners by ``room.mu`` and the utility gamma, with the queues before the slot.
+
+    Capacities are mu / served where something was served, never ``room.C``.
+    """
+    rule, Q, mu, served, loss = plan.links, state.Q, room.mu, room.served, room.loss
+    if rule in LEARNERS:
+        for e in range(mu.size):
+            loss[e] = 0.0
+            if served[e] > 0.0:
+                loss[e] = link_loss(mu[e] / served[e], Q[net.source[e]], Q[net.sink[e]])
+                if plan.activated:
+                    loss[e] /= room.a[e]  # importance weighting
+    for g in range(net.starts.size - 1):
+        low, high = net.starts[g], net.starts[g + 1]
+        if rule == NSO:
+            x = state.x[:, low:high]
+            adapfol_update(loss[low:high], x, state.cumulative[g], state.sums[g])
+        elif rule == OGD:
+            for e in range(low, high):
+                state.x[0, e] -= plan.step / net.scale * loss[e]
+            project(state.x[0, low:high])
+        elif rule != FIXED:
+            for e in range(low, high):
+                if served[e] > 0.0:
+                    C = mu[e] / served[e]
+                    remember(rule, C, e, state.tried, state.total, state.last, state.window)
+    if plan.arrivals == ADABGD or plan.arrivals == CONSTANT_BGD:
+        one_point_gradient(room.Q_arrival, plan.V, gamma, room.u, delta, room.gradient)
+        if plan.arrivals == ADABGD:
+            square = (plan.V * net.arrival.size * UTILITY_BOUND / delta) ** 2
+            for i in range(net.arrival.size):
+                square += room.Q_arrival[i] * room.Q_arrival[i]
+            adabgd_update(room.gradient, square, delta, state.y, state.y_cumulative, state.y_sums)
+        else:
+            for i in range(net.arrival.size):
+                state.y[0, i] -= plan.bgd_step * room.gradient[i]
+            shrink(state.y[0], delta)
+
+
+# -- all slots ------------------------------------------------------------------------------------
+
+
 @jit
 def simulate(
     net: Network,
@@ -191,132 +360,40 @@ def simulate(
         log: [last - first, 2 n_queues + 2 E + 1]: Q before the slot, lambda by queue, mu, a and
             the value of the utility; or ``NO_LOG``.
     """
-    Q, x, cumulative, sums, tried, total, last_seen, window, y, y_cumulative, y_sums = state
-    n_queues, n_entries, n_groups, d = (
-        Q.size,
-        net.source.size,
-        net.starts.size - 1,
-        net.arrival.size,
-    )
     capacity_key, arrival_key = stream_key(seed, net.stream, 0), stream_key(seed, net.stream, 1)
     u_key, activation_key = stream_key(seed, net.stream, 2), stream_key(seed, net.stream, 3)
-    link, C, a = np.empty(net.level.shape[1]), np.empty(n_entries), np.empty(n_entries)
-    served, mu, loss = np.empty(n_entries), np.empty(n_entries), np.empty(n_entries)
-    gain, estimate = np.empty(n_entries), np.empty(n_entries)
-    arrivals, u, point, gradient = np.empty(d), np.empty(d), np.empty(d), np.empty(d)
-    Q_arrival, inflow = np.empty(d), np.empty(n_queues)
-    w, y_w = np.empty(cumulative.shape[1]), np.empty(y_cumulative.size)
-    rule, V = plan.links, plan.V
-    learns = rule in (NSO, OGD)
-    G, L = UTILITY_BOUND, UTILITY_LIPSCHITZ
+    room = new_room(net, state)
+    Q, arrivals = state.Q, room.arrivals
     for t in range(first + 1, last + 1):
         # (1) the network
-        draw_capacities(net, capacity_key, t, link, C)
+        draw_capacities(net, capacity_key, t, room.link, room.C)
 
         # (2) arrivals
-        delta, norm = 0.0, 0.0
-        for q in range(n_queues):
-            norm += Q[q] * Q[q]
-        for i in range(d):
-            Q_arrival[i] = Q[net.arrival[i]]
         if plan.arrivals == EXOGENOUS:
             draw_arrivals(net, arrival_key, t, arrivals)
-        elif plan.arrivals == ADABGD or plan.arrivals == CONSTANT_BGD:
-            delta = plan.bgd_radius
-            if plan.arrivals == ADABGD:
-                delta = radius(t, math.sqrt(norm), V, d, G, L)
-            meta_weights(y_cumulative, y_sums[1], y_w)
-            combine(y, y_w, point)
-            shrink(point, delta)
-            sphere(u_key, t, u)
-            for i in range(d):
-                arrivals[i] = point[i] + delta * u[i]
-        else:
-            for i in range(d):
-                arrivals[i] = plan.rate
-                if plan.arrivals == DRIFT_PLUS_PENALTY:
-                    weight = utility_weight(t, net.horizon, i)
-                    arrivals[i] = drift_plus_penalty(V, weight, Q_arrival[i])
+        delta = admit(net, plan, t, u_key, state, room)
 
         # (3) links
-        for e in range(n_entries):
-            gain[e] = Q[net.source[e]] - Q[net.sink[e]]
-        share = exploration(t, plan.activated)
-        for g in range(n_groups):
-            low, high = net.starts[g], net.starts[g + 1]
-            if rule == NSO:
-                adapfol_predict(x[:, low:high], cumulative[g], sums[g], w, a[low:high])
-                explore(a[low:high], share)
-            elif rule == OGD:
-                for e in range(low, high):
-                    a[e] = x[0, e]
-                explore(a[low:high], share)
-            elif rule == FIXED:
-                for e in range(low, high):
-                    a[e] = plan.fixed[e]
-            else:
-                for e in range(low, high):
-                    if rule == CURRENT:
-                        estimate[e] = C[e]
-                    else:
-                        estimate[e] = estimate_capacity(
-                            rule, t, tried[e], total[e], last_seen[e], window[e], net.scale
-                        )
-                max_weight(estimate[low:high], gain[low:high], a[low:high])
-            for e in range(low, high):
-                served[e] = a[e]
-            if plan.activated:
-                chosen = sample(a[low:high], uniform(activation_key, t, g))
-                for e in range(low, high):
-                    served[e] = 1.0 if e - low == chosen else 0.0
+        allocate(net, plan, t, activation_key, state, room)
 
         # (4) service and what it reveals
-        for e in range(n_entries):
-            mu[e] = C[e] * served[e]
+        for e in range(room.mu.size):
+            room.mu[e] = room.C[e] * room.served[e]
         gamma = 0.0
         if plan.arrivals != EXOGENOUS:
             gamma = utility(t, net.horizon, arrivals)
         if log.shape[0] > 0:
-            write_log(log[t - first - 1], net, Q, arrivals, mu, a, gamma)
+            write_log(log[t - first - 1], net, Q, arrivals, room.mu, room.a, gamma)
         place = (t - 1) * measured.shape[0] // net.horizon
         measured[place, 0] += 1.0
-        for q in range(n_queues):
+        for q in range(Q.size):
             measured[place, 1] += Q[q]
         measured[place, 2] += gamma
-        for i in range(d):
+        for i in range(arrivals.size):
             measured[place, 3] += arrivals[i]
 
         # (5) learners: from mu, never from C
-        if learns:
-            for e in range(n_entries):
-                loss[e] = 0.0
-                if served[e] > 0.0:
-                    loss[e] = link_loss(mu[e] / served[e], Q[net.source[e]], Q[net.sink[e]])
-                    if plan.activated:
-                        loss[e] /= a[e]  # importance weighting
-        for g in range(n_groups):
-            low, high = net.starts[g], net.starts[g + 1]
-            if rule == NSO:
-                adapfol_update(loss[low:high], x[:, low:high], cumulative[g], sums[g])
-            elif rule == OGD:
-                for e in range(low, high):
-                    x[0, e] -= plan.step / net.scale * loss[e]
-                project(x[0, low:high])
-            elif rule != FIXED:
-                for e in range(low, high):
-                    if served[e] > 0.0:
-                        remember(rule, mu[e] / served[e], e, tried, total, last_seen, window)
-        if plan.arrivals == ADABGD or plan.arrivals == CONSTANT_BGD:
-            one_point_gradient(Q_arrival, V, gamma, u, delta, gradient)
-            if plan.arrivals == ADABGD:
-                square = (V * d * G / delta) ** 2
-                for i in range(d):
-                    square += Q_arrival[i] * Q_arrival[i]
-                adabgd_update(gradient, square, delta, y, y_cumulative, y_sums)
-            else:
-                for i in range(d):
-                    y[0, i] -= plan.bgd_step * gradient[i]
-                shrink(y[0], delta)
+        learn(net, plan, gamma, delta, state, room)
 
         # (6) queues
-        next_queues(net, Q, arrivals, mu, inflow)
+        next_queues(net, Q, arrivals, room.mu, room.inflow)

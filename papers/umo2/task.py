@@ -33,7 +33,7 @@ RHOS = (0.30, 0.38, 0.42)  # arrival rate of each commodity of Net-A
 KAPPAS = (0.4, 0.75)  # the capacities switch T^kappa times
 WINDOWS = 200  # a run is measured in this many equal windows
 MEASURED = ("slots", "queue", "utility", "arrivals")  # sums over the slots of a window
-QUEUE, UTILITY = MEASURED.index("queue"), MEASURED.index("utility")
+QUEUE, VALUE = MEASURED.index("queue"), MEASURED.index("utility")
 
 UTILITY_BOUND = math.log(4.0)  # G: 0 <= g <= log 4 on [0, 1]^2
 UTILITY_LIPSCHITZ = 3.0  # L, in the Euclidean norm
@@ -42,7 +42,7 @@ UTILITY_CYCLES = 6  # periods of the weights over the horizon
 jit = jit_of(
     *(
         Path(__file__).with_name(f"{name}.py")
-        for name in ("task", "method", "baselines", "simulate", "olo")
+        for name in ("task", "methods", "method", "baselines", "simulate", "olo")
     ),
     RANDOM_BITS,
 )
@@ -330,16 +330,3 @@ def make_network(task: str, rho: float, kappa: float, horizon: int) -> Network:
     if task.startswith("net-b"):
         return net_b(rho, kappa, horizon, n_nodes=50 if task.endswith("-50") else 10)
     return net_a(rho, kappa, horizon)  # the utility task chooses its arrivals itself
-
-
-def reference_utility(grid: int = 1_000) -> float:
-    """Average utility of the best reference on Net-A: max g_t, lambda_0 + lambda_1 <= 1.
-
-    The radio of node 0 is the bottleneck: the good one of its links has capacity 1 in all phases.
-    A concave problem in one variable for each slot; here for 1,000 slots of each period.
-    """
-    first = np.arange(grid + 1) / grid
-    t = (np.arange(1_000) + 0.5) / 1_000 / UTILITY_CYCLES
-    w = 0.5 + 0.4 * np.sin(2 * np.pi * UTILITY_CYCLES * t)[:, None]
-    g = w * np.log(1 + 3 * first) + (1 - w) * np.log(1 + 3 * (1 - first))
-    return float(g.max(axis=1).mean())

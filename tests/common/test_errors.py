@@ -144,16 +144,34 @@ def test_too_few_descriptors(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_while_a_command_imports(tmp_path):
-    """papers/__init__.py comes before all that a command imports."""
+def slow_paper(tmp_path, text):
+    """A paper with the real papers/__init__.py, which comes before all that a command imports."""
     folder = tmp_path / "papers"
     (folder / "slow").mkdir(parents=True)
     (folder / "__init__.py").write_text((ROOT / "papers" / "__init__.py").read_text())
     (folder / "slow" / "__init__.py").write_text("")
-    (folder / "slow" / "train.py").write_text(
-        "import time\nprint('importing', flush=True)\ntime.sleep(30)\n"
-    )
+    (folder / "slow" / "train.py").write_text(text)
     (tmp_path / "common").symlink_to(ROOT / "common")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import no_such_package\n", "error: the package 'no_such_package' is missing"),
+        ("import errno\nraise OSError(errno.EMFILE, 'x')\n", "error: too many open files"),
+        ("1 / 0\n", "Traceback"),
+    ],
+)
+def test_what_goes_wrong_while_a_command_imports(tmp_path, text, words):
+    slow_paper(tmp_path, text)
+    command = [sys.executable, "-m", "papers.slow.train"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0 and words in done.stderr
+    assert ("Traceback" in done.stderr) == (words == "Traceback")
+
+
+def test_ctrl_c_while_a_command_imports(tmp_path):
+    slow_paper(tmp_path, "import time\nprint('importing', flush=True)\ntime.sleep(30)\n")
     with subprocess.Popen(
         [sys.executable, "-m", "papers.slow.train"],
         cwd=tmp_path,

@@ -70,9 +70,9 @@ def test_draws_belong_to_their_seed() -> None:
 
 
 def test_ema_warms_up_swaps_and_resumes() -> None:
-    p = nn.Parameter(torch.zeros(3))
+    p = nn.Parameter(torch.zeros(3, dtype=torch.float64))
     ema = Ema([p], decay=0.9)
-    by_hand = torch.zeros(3)
+    by_hand = torch.zeros(3, dtype=torch.float64)
     for n in range(200):
         with torch.no_grad():
             p.add_(1.0)

@@ -353,7 +353,7 @@ def test_longer_jobs_share_the_cores_out(tmp_path, monkeypatch):
     running = peak = 0
 
     class Fake:
-        def __init__(self, job, folder, device, threads, cache, gpu, share):
+        def __init__(self, job, folder, device, threads, cache, gpu, share, nurseries):
             nonlocal running, peak
             self.job, self.threads, self.gpu, self.process = job, threads, gpu, None
             running += threads

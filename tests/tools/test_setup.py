@@ -563,7 +563,7 @@ def test_make_passes_on_what_is_given(copy, tmp_path):
     assert command("reproduce", "PAPER=ofp") == f"{default} default"
     assert command("smoke", "PAPER=ofp", "SCALE=paper") == f"{default} smoke"
     assert command("results", "PAPER=ofp", "SCALE=tuning") == f"{default} tuning --commit-results"
-    assert command("judge", "PAPER=ofp") == "reproduce ofp --rejudge --scale default"
+    assert command("judge", "PAPER=ofp") == "judging ofp --scale default"
     assert command("power", "PAPER=ofp", "SCALE=gpu") == "power ofp --scale gpu"
     assert command("bench", "PAPER=ofp") == "bench ofp" and command("bench") == "bench"
     assert command("list") == "tables --list"

@@ -145,9 +145,9 @@ def test_only_flow_is_plain_conditional_flow_matching():
     error = net(z_t, t, t, obs, null) - (a - eps)
     reference = (error**2).mean(dim=(1, 2))
     assert 0 < null.mean() < 1
-    torch.testing.assert_close(loss, reference, atol=1e-6, rtol=1e-6)
+    torch.testing.assert_close(loss, reference, atol=1e-5, rtol=1e-5)
     for ours, theirs in zip(gradients(net, loss), gradients(net, reference), strict=True):
-        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
 
 
 def test_whole_loss_matches_its_definition_term_by_term():

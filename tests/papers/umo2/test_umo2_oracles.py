@@ -7,13 +7,15 @@ import numpy as np
 import pytest
 from scipy.optimize import minimize
 
-from papers.umo2 import baselines, bench, method, olo, simulate, task
-from papers.umo2.baselines import ALL
+from papers.umo2 import baselines, bench, method, methods, olo, references, simulate, task
+from papers.umo2.methods import CURRENT, METHODS, OLO
 from papers.umo2.task import Network
 
-TOLD = ("current", "dpp", "fixed")  # of capacities: of the slot, or their means
-BLIND = sorted(set(ALL) - set(TOLD))
-UTILITY = baselines.UTILITY_METHODS
+BLIND = sorted(  # not told of capacities, those of the slot or their means
+    name
+    for name, policy in METHODS.items()
+    if not policy.plays(OLO) and policy.links != CURRENT and policy.fixed != "lp"
+)
 
 
 def play(
@@ -21,7 +23,7 @@ def play(
 ) -> tuple[np.ndarray, simulate.State, np.ndarray]:
     """Log [slots, …], last state and measurements of a policy."""
     slots = slots or net.horizon
-    policy = ALL[name]
+    policy = METHODS[name]
     plan, state = simulate.make_plan(policy, net, V=V), simulate.new_state(policy, net)
     log = np.zeros((slots, 2 * len(state.Q) + 2 * len(net.source) + 1))
     measured = simulate.new_measurements()
@@ -74,7 +76,7 @@ def test_conservation_drift_and_reindexing(name: str, which: str) -> None:
         out[:, net.source[e]] += mu[:, e]
     moved = arrivals + into - out
     alive = ~net.delivered
-    assert (Q >= 0).all() and (Q[:, net.delivered] == 0).all()
+    assert (Q[:, net.delivered] == 0).all() and Q[:, alive].max() > 0
     # O1: what changes is what came, less what was delivered, plus dummy packets
     dummy = np.maximum(-(Q + moved), 0.0)[:, alive].sum(axis=1)
     delivered = into[:, net.delivered].sum(axis=1)
@@ -99,7 +101,7 @@ def test_dummy_packets_flood_relays() -> None:
     """A sender without packets still fills the relay."""
     net = task.net_a(0.0, None, 200)
     _, state, _ = play(net, "uniform")
-    assert state.Q[net.source[4]] >= 0 and state.Q.sum() > 0
+    assert state.Q[net.source[:4]].sum() == 0 < state.Q[net.source[4:]].sum()
 
 
 # -- O4: AdaPFOL --------------------------------------------------------------------------------
@@ -295,29 +297,29 @@ def test_adabgd_by_hand_and_its_copies() -> None:
 
 def test_capacity_regions_by_linear_programs() -> None:
     net = task.net_a(0.4, 0.4, 1000)
-    assert baselines.largest_rate(net, adaptive=True) == pytest.approx(0.5)
-    assert baselines.largest_rate(net, adaptive=False) == pytest.approx(0.2875)
+    assert references.largest_rate(net, adaptive=True) == pytest.approx(0.5)
+    assert references.largest_rate(net, adaptive=False) == pytest.approx(0.2875)
     frozen = task.net_a(0.4, None, 1000)
-    assert baselines.largest_rate(frozen, adaptive=True) == pytest.approx(0.35445, abs=1e-5)
-    assert baselines.largest_rate(frozen, adaptive=False) == pytest.approx(0.35445, abs=1e-5)
+    assert references.largest_rate(frozen, adaptive=True) == pytest.approx(0.35445, abs=1e-5)
+    assert references.largest_rate(frozen, adaptive=False) == pytest.approx(0.35445, abs=1e-5)
     b = task.net_b(0.5, 0.4, 1000)
-    assert baselines.largest_rate(b, adaptive=False) < 0.45 < 0.5
-    assert baselines.largest_rate(b, adaptive=True) > 0.55
+    assert references.largest_rate(b, adaptive=False) < 0.45 < 0.5
+    assert references.largest_rate(b, adaptive=True) > 0.55
     b = task.net_b(0.5, 0.4, 1000, n_nodes=50)
-    assert baselines.largest_rate(b, adaptive=False) < 0.65
-    assert baselines.largest_rate(b, adaptive=True) > 0.75
+    assert references.largest_rate(b, adaptive=False) < 0.65
+    assert references.largest_rate(b, adaptive=True) > 0.75
 
 
 def test_fixed_allocations() -> None:
     net = task.net_a(0.42, 0.4, 1000)
-    uniform, best = (baselines.fixed_allocation(net, kind) for kind in ("uniform", "lp"))
+    uniform, best = (references.fixed_allocation(net, kind) for kind in ("uniform", "lp"))
     assert uniform.tolist() == [0.25] * 4 + [0.5] * 4
     for a in (uniform, best):
         assert (a >= 0).all()
         assert all(a[i:j].sum() <= 1 + 1e-9 for i, j in itertools.pairwise(net.starts))
     # below its limit the program leaves no queue growing
-    f = baselines.flows(task.net_a(0.28, 0.4, 1000), adaptive=False)
-    below = baselines.fixed_allocation(task.net_a(0.28, 0.4, 1000), "lp")
+    f = references.flows(task.net_a(0.28, 0.4, 1000), adaptive=False)
+    below = references.fixed_allocation(task.net_a(0.28, 0.4, 1000), "lp")
     assert (f.inflow @ below + 0.28 * f.arrivals).max() < 1e-9
 
 
@@ -330,7 +332,7 @@ def test_static_region_of_nso() -> None:
 
 
 def play_fast(net: Network, name: str, seed: int = 100) -> np.ndarray:
-    plan, state = simulate.make_plan(ALL[name], net), simulate.new_state(ALL[name], net)
+    plan, state = simulate.make_plan(METHODS[name], net), simulate.new_state(METHODS[name], net)
     measured = simulate.new_measurements()
     simulate.simulate(net, plan, seed, 0, net.horizon, state, measured, simulate.NO_LOG)
     return measured
@@ -344,8 +346,18 @@ def test_one_queue_is_served() -> None:
     np.testing.assert_allclose(measured[:, 1].sum(), log[:, 0].sum())
 
 
-def test_reference_utility() -> None:
-    assert task.reference_utility() == pytest.approx(1.0845, abs=1e-3)
+def test_reference_utilities() -> None:
+    """Over windows of any length the first radio binds, within a phase the relays do."""
+    assert references.reference_utility() == pytest.approx(1.0845, abs=1e-4)
+    assert references.phase_utility() == pytest.approx(0.9050, abs=2e-4)
+    frozen = task.net_a(0.0, None, 1000)
+    first, second = references.frontier(frozen)
+    equal = np.interp(0.0, first - second, first)  # where both rates are the same
+    assert equal == pytest.approx(references.largest_rate(frozen, adaptive=True), abs=1e-3)
+    assert (np.diff(second) <= 1e-9).all()
+    # a line from (0, 1) to (1, 0) at equal weights is best at its middle
+    swinging = references.best_utility(np.array([0.5, 0.5]), np.array([0.5, 0.5]))
+    assert swinging == pytest.approx(math.log(2.5))
     half = np.array([0.5, 0.5])
     assert task.utility(17, 1000, half) == pytest.approx(math.log(2.5))
     assert task.utility(17, 1000, np.array([0.3, 0.3])) == pytest.approx(math.log(1.9))
@@ -417,7 +429,7 @@ def test_phases_and_capacities_of_net_a() -> None:
 def test_capacities_of_net_b_stay_below_one() -> None:
     net = task.net_b(0.5, 0.4, 1000)
     assert ((net.level * (1 + net.wave)) <= 1).all()
-    assert (net.source[np.searchsorted(net.starts, 0)] >= 0) and len(net.starts) > 10
+    assert len(net.starts) > 10
     fed = set(net.sink) - set(np.flatnonzero(net.delivered))
     assert fed <= set(net.source)  # every queue that is fed can send on
 
@@ -438,7 +450,7 @@ def test_estimates_of_capacities() -> None:
     rng = np.random.default_rng(0)
     seen = rng.uniform(size=30)
     W = 7
-    for rule in (baselines.LAST, baselines.MEAN, baselines.UCB, baselines.WINDOW):
+    for rule in (methods.LAST, methods.MEAN, methods.UCB, methods.WINDOW):
         tried, total, last, window = np.zeros(1), np.zeros(1), np.zeros(1), np.zeros((1, W))
 
         def now(rule=rule, tried=tried, total=total, last=last, window=window) -> float:
@@ -446,15 +458,15 @@ def test_estimates_of_capacities() -> None:
                 rule, 100, tried[0], total[0], last[0], window[0], 1.0
             )
 
-        assert now() == (1.0 if rule in (baselines.LAST, baselines.MEAN) else math.inf)
+        assert now() == (1.0 if rule in (methods.LAST, methods.MEAN) else math.inf)
         for n, C in enumerate(seen, start=1):
             baselines.remember(rule, C, 0, tried, total, last, window)
             recent = seen[max(0, n - W) : n]
             want = {
-                baselines.LAST: C,
-                baselines.MEAN: seen[:n].mean(),
-                baselines.UCB: seen[:n].mean() + math.sqrt(0.5 * math.log(100) / n),
-                baselines.WINDOW: recent.mean() + math.sqrt(0.5 * math.log(100) / len(recent)),
+                methods.LAST: C,
+                methods.MEAN: seen[:n].mean(),
+                methods.UCB: seen[:n].mean() + math.sqrt(0.5 * math.log(100) / n),
+                methods.WINDOW: recent.mean() + math.sqrt(0.5 * math.log(100) / len(recent)),
             }
             assert now() == pytest.approx(want[rule], abs=1e-12)
 

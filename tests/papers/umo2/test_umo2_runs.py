@@ -1,4 +1,4 @@
-"""Runs that are cut, evaluation, and claims that can fail."""
+"""Runs that are cut, evaluation, every stage on stand-ins, a scheduler that is loaded."""
 
 import itertools
 import json
@@ -9,19 +9,19 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from common.claims_v1 import judge_all, long_form
 from common.errors import UserError
 from common.run import Run
-from papers.umo2 import bench, claims, olo, task
+from papers.umo2 import bench, claims, load, olo, report, simulate, task
 from papers.umo2 import train as train_module
-from papers.umo2.baselines import METHODS, UTILITY_METHODS
+from papers.umo2.config import Config, settings_of
 from papers.umo2.eval import EvalConfig, evaluate, growth, quarter_slope
-from papers.umo2.train import Config, settings_of, train
-
-JUDGED = {claim.id: claim.judged for claim in claims.CLAIMS}
+from papers.umo2.methods import METHODS, policies
+from papers.umo2.train import train
+from papers.umo2.trained import Scheduler
+from tests.papers import kit
+from tools.manifest import Job
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -83,7 +83,8 @@ def test_a_job_of_many_seeds_is_many_jobs_of_one(tmp_path: Path) -> None:
 
 def test_bad_flags_end_in_one_line(tmp_path: Path) -> None:
     wrong: list[dict[str, Any]] = [{"method": "umo"}, {"task": "net-c"}, {"horizon": (100,)}]
-    wrong += [{"method": "umo2", "task": "net-a"}, {"experts": 0}]
+    wrong += [{"method": "umo2", "task": "net-a"}, {"experts": 0}, {"chunk": 0}]
+    wrong += [{"method": "adapfol", "task": "net-a"}, {"method": "nso", "task": "utility"}]
     for flags in wrong:
         with pytest.raises(UserError):
             train(Config(**flags, out=tmp_path / "x"))
@@ -101,10 +102,9 @@ def test_manifest_names_methods_and_tasks_that_exist() -> None:
     text = (REPOSITORY / "papers" / "umo2" / "paper.toml").read_text()
     for scale, content in tomllib.loads(text)["scales"].items():
         for stage in content["stages"]:
-            if stage.get("module", "train") == "train":
-                utility = stage["tasks"] == ["utility"]
-                assert set(stage["methods"]) <= set(UTILITY_METHODS if utility else METHODS), scale
-                assert set(stage["tasks"]) <= set(task.TASKS), scale
+            for where in stage["tasks"]:
+                assert where in (*task.TASKS, olo.OLO), scale
+                assert set(stage.get("methods", [])) <= set(policies(where)), scale
 
 
 def test_quarter_slope() -> None:
@@ -121,9 +121,6 @@ def test_growth_exponents() -> None:
     value, low, high = growth(np.full((2, 200), 7.0))
     assert max(abs(value), abs(low), abs(high)) < 1e-12
     assert growth(np.zeros((2, 200))) == []
-    queue, gap = claims.growth_in_horizon(rows_of(), "umo2", 0.3)
-    assert queue.value == pytest.approx(np.log(120 / 50) / np.log(16), abs=0.02)
-    assert -0.2 < gap.low < gap.value < gap.high < 0
 
 
 def test_the_largest_configuration_on_a_stand_in(tmp_path: Path) -> None:
@@ -134,110 +131,7 @@ def test_the_largest_configuration_on_a_stand_in(tmp_path: Path) -> None:
     assert {r["metric"] for r in rows} == {"mean_queue", "quarter_slope", "growth"}
 
 
-# -- claims -------------------------------------------------------------------------------------
-
-
-def rows_of(overrides: dict[tuple, float] | None = None) -> pd.DataFrame:
-    """Rows of an ideal run; ``overrides`` replaces values by (method, metric, label)."""
-    overrides = overrides or {}
-    rng, rows = np.random.default_rng(0), []
-
-    def add(method: str, where: str, metric: str, label: Any, value: float, **keys: Any) -> None:
-        value = overrides.get((method, metric, label), value)
-        for seed in range(6):
-            noise = 1 + 0.01 * rng.normal()
-            row = {"method": method, "task": where, "metric": metric, "seed": seed, **keys}
-            found = value * noise
-            rows.append(row | {"value": [found] if "step" in keys else found})
-
-    for rho, kappa in itertools.product(task.RHOS, task.KAPPAS):
-        keys = {"horizon": 100_000, "rho": rho, "kappa": kappa, "v": 0.0}
-        add("nso", "net-a", "mean_queue", (rho, kappa), 200.0, **keys)
-        add("nso", "net-a", "quarter_slope", (rho, kappa), 1e-4, **keys)
-        for name in claims.BLIND:
-            add(name, "net-a", "mean_queue", (rho, kappa), 1e4, **keys)
-            add(name, "net-a", "quarter_slope", (rho, kappa), 0.3, **keys)
-    for (T, u, q), v in itertools.product(
-        ((20_000, 0.75, 50.0), (80_000, 0.79, 80.0), (320_000, 0.8, 120.0)), (0.2, 0.3, 0.4)
-    ):
-        keys = {"horizon": T, "rho": 0.0, "kappa": 0.4, "v": v}
-        add("umo2", "utility", "utility", (T, v), u + (v - 0.3), **keys)
-        add("umo2", "utility", "mean_queue", (T, v), q * (1 + 4 * (v - 0.2)), **keys)
-        add("umo2", "utility", "quarter_slope", (T, v), 1e-4, **keys)
-    for magnitude, switches in itertools.product(olo.MAGNITUDES, olo.SWITCHES):
-        keys = {"magnitude": magnitude, "switches": switches}
-        add("adapfol", "olo", "ratio", (magnitude, switches), 0.5, **keys)
-        for j in range(8):
-            label = (j, magnitude, switches)
-            add("single", "olo", "ratio", label, 1.0, step=[j], **keys)
-    return long_form(rows)
-
-
-def verdicts(rows: pd.DataFrame) -> dict[str, str]:
-    return {c["id"]: c["verdict"] for c in judge_all(claims.CLAIMS, rows, "default")}
-
-
-def test_claims_hold_on_an_ideal_run() -> None:
-    assert verdicts(rows_of()) == {f"C{i}": "reproduced" for i in range(1, 7)}
-
-
-FLAT = {("single", "ratio", (3, "constant", s)): 0.6 for s in olo.SWITCHES}
-
-
-@pytest.mark.parametrize(
-    ("claim", "overrides"),
-    [
-        ("C1", {("nso", "quarter_slope", (0.42, 0.75)): 0.01}),
-        ("C1", {("nso", "mean_queue", (0.3, 0.4)): 1100.0}),
-        ("C2", {("ucb", "quarter_slope", (0.42, 0.4)): 0.05}),
-        ("C2", {("uniform", "mean_queue", (0.42, 0.4)): 1500.0}),
-        ("C3", {("adapfol", "ratio", ("spikes", 100)): 2.0}),
-        ("C3", FLAT),
-        ("C4", {("umo2", "utility", (320_000, 0.3)): 0.7}),
-        ("C4", {("umo2", "utility", (80_000, 0.3)): 0.9}),
-        ("C4", {("umo2", "mean_queue", (320_000, 0.3)): 4000.0}),
-        ("C5", {("umo2", "utility", (80_000, 0.4)): 0.6}),
-        ("C5", {("umo2", "mean_queue", (20_000, 0.4)): 10.0}),
-        ("C6", {("umo2", "utility", (20_000, 0.3)): 0.6}),
-        ("C6", {("umo2", "quarter_slope", (320_000, 0.3)): 0.1}),
-    ],
-)
-def test_each_claim_can_fail(claim: str, overrides: dict) -> None:
-    assert verdicts(rows_of(overrides))[claim] == "contradicted"
-
-
-def test_partial_runs_say_what_is_missing() -> None:
-    rows = rows_of()
-    judged = JUDGED["C2"](rows[rows.method != "ucb"])
-    assert judged.verdict == "inconclusive" and "ucb" in judged.ours
-    links_only = rows[rows.task == "net-a"].drop(columns=["magnitude", "switches"])
-    some = judge_all(claims.CLAIMS, links_only, "default")
-    assert [c["verdict"] for c in some[:2]] == ["reproduced"] * 2
-    assert [c["verdict"] for c in some[2:]] == ["inconclusive"] * 4
-
-
-def test_tables_and_figures_of_a_tiny_run(tmp_path: Path) -> None:
-    rows, extras = [], []
-    jobs = [("nso", "net-a"), ("window", "net-a"), ("nso", "net-a-static"), ("fixed", "net-b")]
-    jobs += [("umo2", "utility"), ("static30", "utility")]
-    for name, where in jobs:
-        out = tmp_path / f"{name}-{where}"
-        train(Config(method=name, task=where, seed=(0, 1), horizon=(400,), out=out))
-        found = result(out)
-        rows += found["rows"]
-        extras += found["extras"]
-    olo.grid(olo.Config(seed=(0, 1), horizon=1001, out=tmp_path / "olo"))
-    rows += result(tmp_path / "olo")["rows"]
-    frame = long_form(rows)
-    shown = claims.tables(frame)
-    assert [len(t.columns) == len(row) for t in shown for row in t.rows].count(False) == 0
-    assert len(shown) == 5
-    drawn = claims.figures(frame, extras)
-    assert set(drawn) == {"queues", "frontier", "utilities"}
-    for figure in drawn.values():
-        figure.canvas.draw()
-    grid_only = frame[frame.task == "olo"]
-    assert claims.figures(grid_only, []) == {} and len(claims.tables(grid_only)) == 1
+# -- AdaPFOL alone, and speed -------------------------------------------------------------------
 
 
 def test_the_grid_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -263,3 +157,90 @@ def test_bench_compares_the_same_numbers(tmp_path: Path) -> None:
     numbers = json.loads((tmp_path / "b.json").read_text())
     assert numbers["ratio"] == pytest.approx(numbers["ours"] / numbers["peer"])
     assert numbers["ratio"] > 10  # more in a quiet moment; a busy machine is no fault
+
+
+# -- every scale on stand-ins, an added policy ----------------------------------------------------
+
+
+def tiny(job: Job) -> list[str]:
+    """Few slots, at as many horizons as the scale has; AdaPFOL for 1001 rounds."""
+    if job.module == "olo":
+        return ["--horizon", "1001"]
+    given = job.args[job.args.index("--horizon") + 1 :]
+    n = len(list(itertools.takewhile(lambda word: not word.startswith("--"), given)))
+    return ["--horizon", *(str(400 + 200 * i) for i in range(n))]
+
+
+@pytest.mark.parametrize("scale", ["default", "study", "paper"])
+def test_every_stage_of_every_scale(
+    scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (claims, report):  # growth is fitted from here on
+        monkeypatch.setattr(module, "LONG", 500)
+    made = kit.run_scale("umo2", scale, tmp_path, tiny)
+    names = {figure["name"] for figure in made["figures"]}
+    assert names == ({"horizons"} if scale == "study" else {"story", "queues", "frontier"})
+
+
+def test_an_added_policy_is_shown_and_changes_no_verdict(tmp_path: Path) -> None:
+    kit.check_added_method("umo2", tmp_path, flags=["--horizon", "400"])
+
+
+# -- a scheduler that is loaded -------------------------------------------------------------------
+
+
+def test_a_loaded_scheduler_goes_on_where_its_run_ended(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"seed": (1, 2), "horizon": (900,), "rho": (0.3, 0.42)}
+    train(Config(**options, out=tmp_path / "run"))
+    scheduler = load(tmp_path / "run", seed=2, setting=1)
+    assert (scheduler.setting.rho, scheduler.seed) == (0.42, 2)
+    assert scheduler.entries[:2] == [(0, 1, 0), (0, 1, 1)] and len(scheduler.entries) == 8
+    queues, shares = scheduler.queues, scheduler.act(scheduler.queues)
+    assert queues.sum() > 0 and (shares > 0).all() and shares[:4].sum() <= 1
+    for _ in range(300):  # from now on the first link carries nothing
+        scheduler.learn(np.where(np.arange(8) < 2, 0.0, scheduler.act(queues)))
+    assert scheduler.act(queues)[:2].sum() < 0.1 < 0.5 < scheduler.act(queues)[2:4].sum()
+    for wrong in ({"seed": 3}, {"setting": 2}):
+        with pytest.raises(UserError):
+            load(tmp_path / "run", **wrong)
+
+
+@pytest.mark.parametrize("name", ["nso", "nso_activated", "window", "current", "umo2"])
+def test_a_scheduler_decides_like_the_simulator(name: str) -> None:
+    """Slot by slot from the start: the same allocations and arrivals as in the compiled loop."""
+    where = "utility" if name == "umo2" else "net-a"
+    config = Config(method=name, task=where, horizon=(400,))
+    (setting,) = settings_of(config)
+    net = task.make_network(where, setting.rho, setting.kappa, setting.horizon)
+    V = float(setting.horizon**setting.v) if where == "utility" else 0.0
+    plan, state = (
+        simulate.make_plan(METHODS[name], net, V=V),
+        simulate.new_state(METHODS[name], net),
+    )
+    log = np.zeros((400, 2 * len(state.Q) + 2 * len(net.source) + 1))
+    simulate.simulate(net, plan, 0, 0, 400, state, simulate.new_measurements(), log)
+    n, e = len(state.Q), len(net.source)
+    Q, arrivals, mu, a, gamma = np.split(log, np.cumsum([n, n, e, e]), axis=1)
+
+    scheduler = Scheduler(config, setting, 0, simulate.new_state(METHODS[name], net))
+    scheduler._slot = 1
+    link, C = np.empty(net.level.shape[1]), np.empty(e)
+    for t in range(400):
+        task.draw_capacities(net, task.stream_key(0, net.stream, 0), t + 1, link, C)
+        shares = scheduler.act(Q[t], C)
+        np.testing.assert_array_equal(shares * C, mu[t])
+        if not METHODS[name].activated:
+            np.testing.assert_array_equal(shares, a[t])
+        if name == "umo2":
+            np.testing.assert_array_equal(scheduler.arrivals, arrivals[t, net.arrival])
+        scheduler.learn(mu[t], gamma[t, 0])
+
+
+def test_what_cannot_be_loaded_says_so(tmp_path: Path) -> None:
+    olo.grid(olo.Config(horizon=1001, experts=2, out=tmp_path / "olo"))
+    with pytest.raises(UserError, match="no scheduler"):
+        load(tmp_path / "olo")
+    train(Config(method="current", horizon=(400,), out=tmp_path / "told"))
+    scheduler = load(tmp_path / "told")
+    with pytest.raises(UserError, match="told the capacities"):
+        scheduler.act(scheduler.queues)

@@ -75,22 +75,29 @@ def test_a_place_where_no_run_can_be(tmp_path, capsys, place, words):
     assert words in one_line(place(tmp_path), capsys)
 
 
-@pytest.mark.parametrize("name", ["config.json", "sources.json", "metrics.jsonl", "lock"])
+@pytest.mark.parametrize("name", ["config.json", "sources.json", "lock"])
 def test_a_folder_in_the_place_of_a_file(tmp_path, capsys, name):
     (tmp_path / "run" / name).mkdir(parents=True)
     assert "something else is in the place" in one_line(tmp_path / "run", capsys)
 
 
-@pytest.mark.parametrize("name", ["config.json", "sources.json", "finished.json", "lock"])
-def test_a_folder_in_the_place_of_a_file_of_a_finished_run(tmp_path, capsys, name):
+@pytest.mark.parametrize("name", ["finished.json", "metrics.jsonl"])
+@pytest.mark.parametrize("evaluated_first", [True, False])
+def test_a_folder_in_the_place_of_a_file_of_a_finished_run(tmp_path, name, evaluated_first):
+    """It goes, and the run is finished anew."""
     train(tmp_path / "run")
-    (tmp_path / "run" / name).unlink()
-    (tmp_path / "run" / name).mkdir()
-    for command in (train, Run.load):
-        try:
-            command(tmp_path / "run")
-        except (UserError, OSError) as error:
-            assert explain(error)[1] == 2
+    path = tmp_path / "run" / name
+    before = path.read_bytes()
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+    if evaluated_first and name == "metrics.jsonl":
+        with pytest.raises(UserError, match="damaged"):
+            Run.load(tmp_path / "run")
+    elif evaluated_first:
+        Run.load(tmp_path / "run")
+    train(tmp_path / "run")
+    Run.load(tmp_path / "run")
+    assert path.is_file() and (name == "finished.json" or path.read_bytes() == before)
 
 
 def test_a_binary_and_an_endless_file(tmp_path, capsys):

@@ -99,12 +99,14 @@ class Column:
         of: labels that its rows have (``{"metric": "area", "task": "grid-tb"}``).
         best: mark the line with the largest or smallest mean.
         show: rows -> text of a cell.
+        value: rows -> the number that "best" compares; default: the mean over seeds.
     """
 
     title: str
     of: Mapping[str, Any] = field(default_factory=dict)
     best: Literal["max", "min"] | None = None
     show: Callable[[Rows], str] = cell
+    value: Callable[[Rows], float] = Rows.value
 
 
 def grid(
@@ -133,7 +135,8 @@ def grid(
         parts = [rows.of(**of, **column.of) for column in columns]
         if any(parts):
             body.append([label, *(c.show(p) for c, p in zip(columns, parts, strict=True))])
-            means.append([np.nan if label in unmarked else _mean(p) for p in parts])
+            pairs = zip(columns, parts, strict=True)
+            means.append([np.nan if label in unmarked else _number(c, p) for c, p in pairs])
     for j, column in enumerate(columns):
         found = np.array([line[j] for line in means], dtype=float)
         if column.best and np.isfinite(found).sum() > 1:
@@ -142,10 +145,10 @@ def grid(
     return Table(title, [corner, *(column.title for column in columns)], body, main)
 
 
-def _mean(rows: Rows) -> float:
-    """Mean of the values, NaN where there are none or they are not one per seed."""
+def _number(column: Column, rows: Rows) -> float:
+    """What decides the best of a column, NaN where there is no such number."""
     try:
-        return rows.value()
+        return column.value(rows)
     except (NoResults, ValueError):
         return float("nan")
 

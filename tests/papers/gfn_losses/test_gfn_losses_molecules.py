@@ -15,7 +15,6 @@ from common.gfn.sampling import choose_by_inverse_cdf
 from common.run import Run
 from papers.gfn_losses.config import Config
 from papers.gfn_losses.eval import EvalConfig, evaluate
-from papers.gfn_losses.molecules import BlockPolicy
 from papers.gfn_losses.train import train
 
 Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is in the extra 'gfn'")
@@ -67,26 +66,6 @@ def test_mdp_and_molecules(data: Path) -> None:
     pyrazole = env.step(env.initial((1,)), torch.tensor([0]))
     joined = env.step(pyrazole, torch.tensor([(0 * env.n_stems + 1) * 5 + 4]))
     assert Chem.MolToSmiles(env.molecule(joined[0])) == "c1ccc(-n2cccn2)cc1"
-
-
-def test_policy_masks_and_ignores_empty_slots(data: Path) -> None:
-    fragments = load_fragments(data / "blocks_PDB_105.json")
-    env = FragmentEnv(fragments, max_blocks=5)
-    wide = FragmentEnv(fragments, max_blocks=7)
-    torch.manual_seed(0)
-    policy = BlockPolicy(env, width=16, n_rounds=2)
-    torch.manual_seed(0)
-    same = BlockPolicy(wide, width=16, n_rounds=2)
-    state = random_states(env, 6, 3)[-1]
-    padded = torch.cat([state, wide.initial((6,))[:, :2]], 1)
-    logits, flow = policy(state)
-    logits_wide, flow_wide = same(padded)
-    used = 5 * env.n_stems * env.n_blocks
-    mask = env.forward_mask(state)
-    assert torch.allclose(flow, flow_wide, atol=1e-5)
-    assert torch.allclose(
-        logits[:, :-1][mask[:, :-1]], logits_wide[:, :used][mask[:, :-1]], atol=1e-5
-    )
 
 
 def test_proxy_matches_a_slow_computation(data: Path) -> None:

@@ -53,6 +53,13 @@ def test_a_gpu_has_the_cpus_rows_on_images(
 
 def test_the_cost_is_measured_on_a_gpu(tmp_path: Path) -> None:
     with fake_cuda():
-        cost.main(
-            cost.Config(out=tmp_path, device="cuda", fc=(8,), cnn=(4,), batch=(3,), repeats=1)
-        )
+        for model, size in (("fc", 8), ("cnn", 4)):
+            cfg = cost.Config(
+                task=model,
+                out=tmp_path / model,
+                device="cuda",
+                sizes=(size,),
+                batch=(3,),
+                repeats=1,
+            )
+            cost.main(cfg)

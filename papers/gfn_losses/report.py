@@ -131,9 +131,9 @@ def tables(rows: Rows) -> list[Table]:
     )
     result.append(bits_table(rows))
     molecules = [(label, {**of, "task": "mols-stb"}) for label, of in by_method(METHODS)]
-    last = [Column(m, {"metric": m}, show=last) for m in ("mean_score", "top_score")]
+    ends = [Column(m, {"metric": m}, show=last) for m in ("mean_score", "top_score")]
     similar = Column("similarity", {"metric": "similarity"})
-    result.append(grid(rows, "Molecules (sEH), at the end", molecules, [*last, similar]))
+    result.append(grid(rows, "Molecules (sEH), at the end", molecules, [*ends, similar]))
     result.append(theorem_table(rows))
     return [table for table in result if table.rows]
 

@@ -87,7 +87,8 @@ def one(options: Options, paper: Manifest, until: float | None) -> dict[str, Any
     """Run a scale of a paper, show what came out and commit it if asked to; returns the results."""
     results, root = run(options, paper, until)
     if results["scale"] == "smoke":
-        example = snippets.check(paper.slug, root.parents[1])
+        usual = options.seeds is None and not options.seed_offset  # whose folders READMEs name
+        example = usual and snippets.check(paper.slug, root.parents[1])
         show_smoke(results, root, example)
     else:
         show(results, root)

@@ -3,7 +3,9 @@
 PAPER     ?=
 SCALE     ?= default
 SEEDS     ?=
+SEED_OFFSET ?=
 HOURS     ?=
+ANYWAY    ?=
 EXECUTOR  ?= local
 DEVICE    ?= cpu
 JOBS      ?= 2
@@ -16,20 +18,23 @@ INSTALLER ?=
 override PAPER     := $(value PAPER)
 override SCALE     := $(value SCALE)
 override SEEDS     := $(value SEEDS)
+override SEED_OFFSET := $(value SEED_OFFSET)
 override HOURS     := $(value HOURS)
+override ANYWAY    := $(value ANYWAY)
 override EXECUTOR  := $(value EXECUTOR)
 override DEVICE    := $(value DEVICE)
 override JOBS      := $(value JOBS)
 override VENV      := $(value VENV)
 override PYTHON    := $(value PYTHON)
 override INSTALLER := $(value INSTALLER)
-export PAPER SCALE SEEDS HOURS EXECUTOR DEVICE JOBS VENV PYTHON INSTALLER
+export PAPER SCALE SEEDS SEED_OFFSET HOURS ANYWAY EXECUTOR DEVICE JOBS VENV PYTHON INSTALLER
 export PYTHONUTF8 = 1
 
 override SETUP = @sh tools/boot.sh
 override PY = "$$VENV/bin/python"
 override REPRODUCE = $(PY) -m tools.reproduce "$$PAPER" $${SEEDS:+--seeds "$$SEEDS"} \
-	$${HOURS:+--hours "$$HOURS"} --executor "$$EXECUTOR" --device "$$DEVICE"
+	$${SEED_OFFSET:+--seed-offset "$$SEED_OFFSET"} $${HOURS:+--hours "$$HOURS"} \
+	$${ANYWAY:+--anyway} --executor "$$EXECUTOR" --device "$$DEVICE"
 override FOR_PAPER = --paper="$$PAPER" --scale="$$SCALE" --executor="$$EXECUTOR"
 
 .PHONY: help setup reproduce results judge power smoke bench expert list tables test lint \
@@ -55,6 +60,7 @@ help:
 	@echo
 	@echo 'SCALE=default|smoke|gpu|paper|tuning|study  SEEDS=<n>  EXECUTOR=local|ray'
 	@echo 'DEVICE=cpu|cuda  PAPER=all HOURS=<n, a budget for all>  INSTALLER=pip|uv'
+	@echo 'SEED_OFFSET=<n, for other seeds>  ANYWAY=1 (although data or memory are missing)'
 	@echo 'PYTHON=<a Python 3.11 or 3.12, else one is looked for>  VENV=<instead of .venv>'
 
 setup:
@@ -74,7 +80,7 @@ results:
 
 judge:
 	$(SETUP) $(FOR_PAPER)
-	@$(PY) -m tools.reproduce "$$PAPER" --rejudge --scale "$$SCALE"
+	@$(PY) -m tools.judging "$$PAPER" --scale "$$SCALE"
 
 power:
 	$(SETUP) $(FOR_PAPER)

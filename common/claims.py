@@ -304,7 +304,12 @@ def _without_rows(claim: Claim, scale: str, plan: Plan, missing: str) -> Judgeme
 def judge_all(
     claims: Sequence[Claim], methods: Methods[Any], rows: Rows, scale: str, plan: Plan
 ) -> list[dict[str, Any]]:
-    """Judge every claim at ``scale``; those whose rows are not there say what they need."""
+    """Judge every claim at ``scale``; those whose rows are not there say what they need.
+
+    A tuning chooses settings, on seeds of its own, and judges nothing.
+    """
+    if scale == "tuning":
+        return []
     return [judge(claim, methods, rows, scale, plan) for claim in claims]
 
 

@@ -63,7 +63,7 @@ def explain(error: BaseException) -> tuple[str, int]:
 def _of_the_system(error: OSError) -> tuple[str, int] | None:
     """:func:`explain` for what the operating system refuses; None for the rest."""
     where = str(error.filename2 or error.filename or "")
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         at = f" for {where}" if where else ""
         return (
             f"error: no space left on the disk{at}; free some and run the same command again, "
@@ -94,19 +94,21 @@ def fail(error: BaseException) -> NoReturn:
     sys.exit(status)
 
 
-def interrupted_in_one_line() -> None:
-    """From now on Ctrl-C ends this process with the one line of :func:`explain`, wherever it is.
+def one_line_from_now_on() -> None:
+    """Whatever ends this process from now on is said in the one line of :func:`explain`.
 
     :func:`guarded` does that for what it calls; this serves the seconds before, when a command
-    imports its packages.
+    imports its packages: Ctrl-C, a package that is missing, a limit of the system.
     """
     before = sys.excepthook
 
     def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-        if issubclass(kind, KeyboardInterrupt):
-            print(explain(error)[0], file=sys.stderr, flush=True)
-        else:
+        try:
+            line = explain(error)[0]
+        except BaseException:  # a fault of the program
             before(kind, error, trace)
+        else:
+            print(line, file=sys.stderr, flush=True)
 
     sys.excepthook = hook
 

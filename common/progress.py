@@ -31,8 +31,9 @@ class Progress:
 
     def begin(self, step: int) -> None:
         """The loop starts at ``step``: from here on the rate is measured."""
+        self._wrote = self._printed = now = time.monotonic()
         self._marks.clear()
-        self._marks.append((time.monotonic(), step))
+        self._marks.append((now, step))
 
     def at(self, step: int, total: int | None, seconds: float, *, last: bool = False) -> None:
         """``step`` steps of ``total`` (None: not known) are done after ``seconds``."""

@@ -81,6 +81,15 @@ def mean(digits: int = 2) -> Callable[[Rows], str]:
     return show
 
 
+def last(rows: Rows) -> str:
+    """Mean of a curve's last values with its interval, a dash for none."""
+    try:
+        ends = rows.curve()[1][:, -1]
+    except NoResults:
+        return DASH
+    return str(mean_ci(ends)) if len(ends) > 1 else f"{ends[0]:.3g}"
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of :func:`grid`.
@@ -90,12 +99,14 @@ class Column:
         of: labels that its rows have (``{"metric": "area", "task": "grid-tb"}``).
         best: mark the line with the largest or smallest mean.
         show: rows -> text of a cell.
+        value: rows -> the number that "best" compares; default: the mean over seeds.
     """
 
     title: str
     of: Mapping[str, Any] = field(default_factory=dict)
     best: Literal["max", "min"] | None = None
     show: Callable[[Rows], str] = cell
+    value: Callable[[Rows], float] = Rows.value
 
 
 def grid(
@@ -124,7 +135,8 @@ def grid(
         parts = [rows.of(**of, **column.of) for column in columns]
         if any(parts):
             body.append([label, *(c.show(p) for c, p in zip(columns, parts, strict=True))])
-            means.append([np.nan if label in unmarked else _mean(p) for p in parts])
+            pairs = zip(columns, parts, strict=True)
+            means.append([np.nan if label in unmarked else _number(c, p) for c, p in pairs])
     for j, column in enumerate(columns):
         found = np.array([line[j] for line in means], dtype=float)
         if column.best and np.isfinite(found).sum() > 1:
@@ -133,10 +145,10 @@ def grid(
     return Table(title, [corner, *(column.title for column in columns)], body, main)
 
 
-def _mean(rows: Rows) -> float:
-    """Mean of the values, NaN where there are none or they are not one per seed."""
+def _number(column: Column, rows: Rows) -> float:
+    """What decides the best of a column, NaN where there is no such number."""
     try:
-        return rows.value()
+        return column.value(rows)
     except (NoResults, ValueError):
         return float("nan")
 
@@ -144,6 +156,42 @@ def _mean(rows: Rows) -> float:
 def by_method(methods: Methods[Any], names: Sequence[str] | None = None) -> list[tuple[str, dict]]:
     """Lines of :func:`grid`, one per method of the table, added ones included."""
     return [(methods.label(n), {"method": n}) for n in (names or list(methods))]
+
+
+def tuning(
+    rows: Rows,
+    methods: Methods[Any],
+    of: Mapping[str, Any],
+    along: Sequence[str],
+    *,
+    title: str,
+    best: Literal["max", "min"] = "min",
+) -> Table:
+    """The grid of a tuning: median over seeds per method and combination, each one's best marked.
+
+    Args:
+        rows: of the scale ``tuning``.
+        methods: the paper's table.
+        of: labels of the quantity that decides (task, metric).
+        along: labels that the grid varies ("lr", "clip", …).
+        title: of the table; says what the quantity is.
+        best: what is chosen.
+    """
+    chosen = rows.of(**of)
+    there = chosen.frame[list(along)].drop_duplicates().sort_values(list(along))
+    settings = [dict(zip(along, line, strict=True)) for line in there.itertuples(index=False)]
+    body = []
+    for label, mine in by_method(methods):
+        cells = [chosen.of(**mine, **s) for s in settings]
+        if not any(cells):
+            continue
+        medians = [float(np.median(c.values(least=1))) if c else np.nan for c in cells]
+        pick = int(np.nanargmax(medians) if best == "max" else np.nanargmin(medians))
+        texts = [DASH if np.isnan(m) else f"{m:.3g}" for m in medians]
+        texts[pick] = f"**{texts[pick]}**"
+        body.append([label, *texts])
+    heads = [", ".join(f"{k}={v:g}" for k, v in s.items()) for s in settings]
+    return Table(title, ["method", *heads], body)
 
 
 def power_law(base: str, exponent: Interval) -> str:

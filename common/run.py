@@ -16,7 +16,6 @@ ends with the numbers of an undisturbed run, bit for bit.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import math
@@ -24,14 +23,14 @@ import os
 import shutil
 import sys
 import time
-import types
 import typing
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, TypeVar, Union
+from typing import Any, TypeVar
 
 from common import checkpoint, files, kept
+from common.configs import instance_of, plain_of
 from common.errors import UserError
 from common.kept import Kept
 from common.progress import Progress
@@ -65,44 +64,6 @@ def unchanged(sources: Mapping[str, str], root: Path = REPOSITORY) -> bool:
     )
 
 
-def _plain(value: Any) -> Any:
-    """JSON form of a configuration value."""
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, (tuple, list)):
-        return [_plain(item) for item in value]
-    return value
-
-
-def _typed(value: Any, annotation: Any) -> Any:
-    """Inverse of :func:`_plain`, guided by a field's annotation."""
-    if dataclasses.is_dataclass(annotation) and isinstance(annotation, type):
-        return _instance(value, annotation)
-    if annotation is Path:
-        return Path(value)
-    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
-    if origin in (Union, types.UnionType):
-        if value is None:
-            return None
-        return _typed(value, next(a for a in arguments if a is not type(None)))
-    if origin is tuple:
-        inner = [arguments[0]] * len(value) if len(arguments) == 2 else list(arguments)
-        return tuple(_typed(item, kind) for item, kind in zip(value, inner, strict=False))
-    if origin is list:
-        return [_typed(item, arguments[0]) for item in value]
-    if origin is Literal or origin is not None:
-        return value
-    return float(value) if annotation is float and value is not None else value
-
-
-def _instance(values: Mapping[str, Any], config: type[C]) -> C:
-    hints = typing.get_type_hints(config)
-    fields = dataclasses.fields(config)  # type: ignore[arg-type]
-    return config(**{f.name: _typed(values[f.name], hints[f.name]) for f in fields})
-
-
 class Run:
     """An open run directory. Make one by :meth:`open` (training) or :meth:`load` (evaluation)."""
 
@@ -122,6 +83,7 @@ class Run:
         self._total: int | None = None
         self._over = False  # nothing is left to do
         self._last = 0  # the highest step that was heard of
+        self._config_sha256 = ""
         self._progress = Progress(folder)
 
     # -- opening ------------------------------------------------------------------------------
@@ -139,7 +101,7 @@ class Run:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         run = cls(folder, lock=True)
-        plain = {k: v for k, v in _plain(config).items() if k not in ("out", "device")}
+        plain = {k: v for k, v in plain_of(config).items() if k not in ("out", "device")}
         path = folder / "config.json"
         run._check_config(plain)
         if path.exists() and not unchanged(run._recorded_sources()):
@@ -153,6 +115,7 @@ class Run:
         if not path.exists():
             files.write_json(folder / "sources.json", loaded_sources())
             files.write_json(path, plain)
+        run._config_sha256 = files.sha256(path.read_bytes())
         run._tracker = tracker(folder, plain)
         return run
 
@@ -208,14 +171,12 @@ class Run:
                 whole.
         """
         folder = Path(folder)
-        mark = folder / "finished.json"
-        if not (folder / "config.json").is_file():
-            mark.unlink(missing_ok=True)
-            raise UserError(f"{folder} is no run directory; train first")
         run = cls(folder, lock=False)
+        if not (folder / "config.json").is_file():
+            run._unmark()
+            raise UserError(f"{folder} is no run directory; train first")
         if not run.finished:
-            damaged = mark.is_file()
-            mark.unlink(missing_ok=True)
+            damaged = run._unmark()
             raise UserError(
                 f"the run in {folder} is {'damaged' if damaged else 'not finished'}; "
                 "run its training again, it goes on from what is whole"
@@ -236,7 +197,7 @@ class Run:
         values = dict(files.read_json(self.folder / "config.json"))
         values.setdefault("out", str(self.folder))
         values.setdefault("device", "cpu")
-        return _instance(values, config)
+        return instance_of(values, config)
 
     # -- training -----------------------------------------------------------------------------
 
@@ -323,6 +284,7 @@ class Run:
         if loaded is None or not loaded[2]["final"]:
             return False
         if not (self.folder / "finished.json").is_file():
+            self._unmark()  # a folder in its place
             self._mark_finished(loaded[2]["seconds"])
         return True
 
@@ -347,7 +309,7 @@ class Run:
                 if not quiet:
                     print(f"{path} is of another config.json; it is not used", file=sys.stderr)
                 continue
-            data = metrics.read_bytes()[: note["metrics_bytes"]] if metrics.exists() else b""
+            data = metrics.read_bytes()[: note["metrics_bytes"]] if metrics.is_file() else b""
             if files.sha256(data) != note["metrics_sha256"]:
                 if not quiet:
                     print(f"{metrics} is damaged; an earlier checkpoint is used", file=sys.stderr)
@@ -360,7 +322,7 @@ class Run:
 
         The metrics file is cut back to the moment of that checkpoint.
         """
-        (self.folder / "finished.json").unlink(missing_ok=True)
+        self._unmark()
         for leftover in self.folder.glob(".*.tmp"):
             leftover.unlink(missing_ok=True)
         paths = checkpoint.newest_first(self.folder)
@@ -369,16 +331,18 @@ class Run:
             raise UserError(f"the run in {self.folder} is finished; look at Run.finished first")
         keep = loaded[2]["metrics_bytes"] if loaded else 0
         metrics = self.folder / "metrics.jsonl"
+        if metrics.is_dir():
+            _remove(metrics)
         self._metrics = open(metrics, "ab")  # noqa: SIM115 (held for the run's life)
         self._metrics.truncate(keep)
         self._digest = hashlib.sha256(metrics.read_bytes())
         self._bytes = keep
         if loaded is None:
             for path in paths:
-                path.unlink()
+                _remove(path)
             return None
         for path in paths[: paths.index(loaded[0])]:  # those that are newer are damaged
-            path.unlink()
+            _remove(path)
         self._earlier_seconds = loaded[2]["seconds"]
         self._last = checkpoint.step_of(loaded[0])
         return loaded[1]
@@ -420,7 +384,7 @@ class Run:
             "metrics_sha256": self._digest.hexdigest(),
             "seconds": self.seconds,
             "final": final,
-            "config_sha256": files.sha256((self.folder / "config.json").read_bytes()),
+            "config_sha256": self._config_sha256,  # as it was when the run was opened
         }
         checkpoint.save(self.folder, step, tree, note, last=final)
         self._saved_at = time.monotonic()
@@ -435,8 +399,10 @@ class Run:
         """Write the last checkpoint and mark the run as finished.
 
         It holds everything that :meth:`keep` named, and ``extra``; or ``tree``, where the loop
-        keeps its own.
+        keeps its own. Does nothing where ``keep`` found the run finished.
         """
+        if self._over:
+            return
         own = {} if self._kept is None else self._state()
         self._finish({**own, **(tree or {}), **extra})
 
@@ -453,6 +419,13 @@ class Run:
         self._over = True
         self._release()
 
+    def _unmark(self) -> bool:
+        """The run counts as finished no more; returns whether it did."""
+        mark = self.folder / "finished.json"
+        there = mark.is_file()
+        _remove(mark)
+        return there
+
     def _mark_finished(self, seconds: float) -> None:
         files.write_json(
             self.folder / "sources.json", {**self._recorded_sources(), **loaded_sources()}
@@ -467,7 +440,7 @@ class Run:
         """
         loaded = self._usable(checkpoint.newest_first(self.folder)[:1])
         if loaded is None:
-            (self.folder / "finished.json").unlink(missing_ok=True)
+            self._unmark()
             raise UserError(f"the last checkpoint of {self.folder} is damaged; train again")
         return loaded[1]
 
@@ -532,6 +505,14 @@ def _is_note(note: Mapping[str, Any]) -> bool:
         "final": bool,
     }
     return all(isinstance(note.get(name), kind) for name, kind in kinds.items())
+
+
+def _remove(path: Path) -> None:
+    """Remove a file, or the folder in its place, if there is one."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _nothing() -> None:

@@ -1,8 +1,9 @@
 """Networks of all seeds stacked on a leading axis, so that one batched matmul serves them all.
 
 Every seed's parameters come from its own generator (PyTorch's default initialisation), so a stack
-of seeds (3, 5) holds exactly the networks that the stacks (3,) and (5,) hold. Since samples and
-seeds do not see each other, ``torch.autograd.grad(out.sum(), x)`` gives the input gradients of
+of seeds (3, 5) holds exactly the networks that the stacks (3,) and (5,) hold; trained, they are
+the same up to rounding, since a batched matmul of two may add up in another order. Since samples
+and seeds do not see each other, ``torch.autograd.grad(out.sum(), x)`` gives the input gradients of
 every sample of every seed at once.
 """
 

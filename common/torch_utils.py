@@ -15,6 +15,9 @@ from common.errors import UserError
 def setup(device: str, seed: int) -> torch.device:
     """Make PyTorch deterministic, seed its global generator, and return the device.
 
+    Deterministic means the same numbers bit for bit on one machine, with as many threads; another
+    processor rounds a matrix product otherwise, and training makes that visible.
+
     The number of threads is ``$OMP_NUM_THREADS`` (the runner sets it), else 1.
 
     Raises:

@@ -3,6 +3,6 @@
 import sys
 
 if sys.argv[:1] == ["-m"]:  # python -m papers.…: a command, whose imports take a while
-    from common.errors import interrupted_in_one_line
+    from common.errors import one_line_from_now_on
 
-    interrupted_in_one_line()
+    one_line_from_now_on()

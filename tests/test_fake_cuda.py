@@ -53,6 +53,8 @@ def test_views_and_writes_reach_the_same_memory() -> None:
         x[torch.tensor([True, False, False])] = 5.0  # an index may be on the CPU
         assert x.tolist() == [[5] * 4, [1, 1, 1, 1], [0, 0, 2, 0]]
         assert x[x > 4].shape == (4,) and int(x.sum()) == 26 and x.cpu().numpy().sum() == 26
+        x.data = x.data[:2].clone()
+        assert (x + 1).shape == (2, 4) and (x + 1).tolist()[1] == [2] * 4
         y = torch.as_tensor(np.ones(3), dtype=torch.float32, device=x.device)
         assert y.is_cuda and str(y.device) == "cuda:0" and not y.cpu().is_cuda
 

@@ -33,6 +33,8 @@ check() { # in the C locale, where A-Z are just these letters
 	path PYTHON "${PYTHON-}"
 	path VENV "${VENV-}"
 	case ${SEEDS-} in *[!0-9]*) refuse "SEEDS takes a whole number" ;; esac
+	case ${SEED_OFFSET-} in *[!0-9]*) refuse "SEED_OFFSET takes a whole number" ;; esac
+	case ${ANYWAY-} in '' | 1) ;; *) refuse "ANYWAY takes 1 or nothing" ;; esac
 	case ${JOBS-2} in '' | *[!0-9]*) refuse "JOBS takes a whole number" ;; esac
 	case ${HOURS-} in *[!0-9.]* | *.*.*) refuse "HOURS takes a number" ;; esac
 }

@@ -29,6 +29,7 @@ from common import files
 from common.cli import PARENT_VARIABLE
 from common.errors import EXIT_NO_SPACE, UserError
 from common.run import unchanged
+from tools import nursery
 from tools.manifest import ROOT, Job
 
 NOT_SHIPPED = ("lock", "tensorboard", "wandb")
@@ -68,6 +69,10 @@ class Executor(Protocol):
 
     def run(self, jobs: Sequence[Job], device: str, watch: Watch) -> Iterator[Outcome]:
         """Run the jobs, in this order as far as there is room, and yield each as it ends."""
+        ...
+
+    def close(self) -> None:
+        """Let go of what it holds."""
         ...
 
 
@@ -178,11 +183,13 @@ class Running:
         cache: Path,
         gpu: str | None = None,
         share: float = 0.0,
+        nurseries: Nurseries | None = None,
     ) -> None:
         self.job, self.folder, self.device, self.threads = job, folder, device, threads
         self.cache, self.gpu, self.share = cache, gpu, share
+        self.nurseries = nurseries
         self.started = time.monotonic()
-        self.process: subprocess.Popen[bytes] | None = None
+        self.process: subprocess.Popen[bytes] | nursery.Forked | None = None
         self._tried: set[str] = set()
         self._log_start = 0
         self._begin()
@@ -210,6 +217,9 @@ class Running:
         return None
 
     def _worth_another_try(self, status: int, said: str) -> bool:
+        if status == nursery.LOST and self.nurseries is not None:
+            self.nurseries = None
+            return True
         if damaged_cache(status, said) and "cache" not in self._tried:
             self._tried.add("cache")
             if self._caching:  # with the runner's own cache: that one is damaged, too
@@ -226,26 +236,24 @@ class Running:
     def _is_evaluation(command: Sequence[str]) -> bool:
         return command[1].endswith(".eval")
 
-    def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    def _start(self, command: Sequence[str]) -> subprocess.Popen[bytes] | nursery.Forked:
         self._evaluating = self._is_evaluation(command)
         self._caching = self.cache.is_dir()
-        libraries = ("OMP", "MKL", "OPENBLAS")
-        environment = {
-            **os.environ,
-            PARENT_VARIABLE: str(os.getpid()),
-            "PYTHONHASHSEED": "0",
-            "PYTHONPATH": str(ROOT),
-            **{f"{library}_NUM_THREADS": str(self.threads) for library in libraries},
-            **({"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu is not None else {}),
-            **({"NUMBA_CACHE_DIR": str(self.cache)} if self._caching else {}),
-        }
-        self._log_start = len(_text(self.folder / "log.txt"))
-        with open(self.folder / "log.txt", "ab") as log:
+        environment = job_environment(self.threads)
+        environment |= {"CUDA_VISIBLE_DEVICES": self.gpu} if self.gpu is not None else {}
+        environment |= {"NUMBA_CACHE_DIR": str(self.cache)} if self._caching else {}
+        log = self.folder / "log.txt"
+        self._log_start = len(_text(log))
+        if self.nurseries is not None and not self._caching:  # numba reads its variables early
+            forked = self.nurseries.start(command, log, self.threads, environment)
+            if forked is not None:
+                return forked
+        with open(log, "ab") as output:
             return subprocess.Popen(
                 [sys.executable, *command],
                 cwd=ROOT,
                 stdin=subprocess.DEVNULL,
-                stdout=log,
+                stdout=output,
                 stderr=subprocess.STDOUT,
                 env=environment,
             )
@@ -266,6 +274,48 @@ class Running:
 
 def _text(path: Path) -> str:
     return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+
+def job_environment(threads: int) -> dict[str, str]:
+    """Environment of a job's process."""
+    return {
+        **os.environ,
+        PARENT_VARIABLE: str(os.getpid()),
+        "PYTHONHASHSEED": "0",
+        "PYTHONPATH": str(ROOT),
+        "PYTHONUTF8": "1",
+        **{f"{library}_NUM_THREADS": str(threads) for library in ("OMP", "MKL", "OPENBLAS")},
+    }
+
+
+class Nurseries:
+    """Processes to fork jobs from, one for each number of threads (libraries read it early)."""
+
+    def __init__(self, imports: Sequence[str]) -> None:
+        self.imports = imports
+        self._by_threads: dict[int, nursery.Nursery] = {}
+
+    def start(
+        self, command: Sequence[str], log: Path, threads: int, environment: dict[str, str]
+    ) -> nursery.Forked | None:
+        """Begin a process; None if that cannot be done by forking."""
+        if command[0] != "-m":
+            return None
+        if threads not in self._by_threads:
+            begun = nursery.Nursery(self.imports, job_environment(threads), ROOT)
+            self._by_threads[threads] = begun
+        chosen = self._by_threads[threads]
+        if not chosen.alive:
+            return None
+        try:
+            return chosen.start(command, log, {**environment, PARENT_VARIABLE: str(chosen.pid)})
+        except OSError:
+            return None
+
+    def close(self) -> None:
+        """End them all."""
+        for each in self._by_threads.values():
+            each.close()
 
 
 _CACHE_ERRORS = re.compile(
@@ -297,12 +347,18 @@ def why(status: int, said: str, folder: Path) -> str:
 class Local:
     """A pool of processes that shares the cores out: jobs times threads never exceeds them."""
 
-    def __init__(self, root: Path, cores: int | None = None) -> None:
+    def __init__(self, root: Path, cores: int | None = None, imports: Sequence[str] = ()) -> None:
         self.root = root
         self.cores = cores or available_cores()
+        self._nurseries = Nurseries(imports)
+
+    def close(self) -> None:
+        """End what jobs are forked from."""
+        self._nurseries.close()
 
     def run(self, jobs: Sequence[Job], device: str, watch: Watch) -> Iterator[Outcome]:
         """See :class:`Executor`. Ends its processes when the caller stops early."""
+        nurseries = self._nurseries if nursery.possible(device) else None
         gpus = _visible_gpus() if device.startswith("cuda") else []
         load = dict.fromkeys(gpus, 0.0)
         waiting = list(jobs)
@@ -323,7 +379,9 @@ class Local:
                         load[gpu] += share
                     cache = self.root / NUMBA_CACHE
                     folder = self.root / job.name
-                    running.append(Running(job, folder, device, threads, cache, gpu, share))
+                    running.append(
+                        Running(job, folder, device, threads, cache, gpu, share, nurseries)
+                    )
                     waiting.remove(job)
                     free -= threads
                 for item in list(running):
@@ -429,6 +487,9 @@ class RayCluster:
         finally:
             for reference in pending:
                 ray.cancel(reference, force=True)
+
+    def close(self) -> None:
+        """Nothing: Ray stays for the next paper and ends with this process."""
 
 
 def run_shipped(job: Job, data: bytes, device: str) -> tuple[bool, float, str, bytes]:

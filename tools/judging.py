@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -43,8 +44,9 @@ def judge(slug: str, scale: str, judged: Path, results: dict[str, Any]) -> dict[
     judged.mkdir(parents=True)
     files.write_json(judged / "rows.json", {k: results[k] for k in ("rows", "extras")})
     second_form = (ROOT / "papers" / slug / "report.py").is_file()
-    for module in ("claims", "report") if second_form else ("claims",):
-        ask(slug, scale, judged, module)
+    modules = ("claims", "report") if second_form else ("claims",)
+    with ThreadPoolExecutor(len(modules)) as pool:  # each is a process, mostly of imports
+        list(pool.map(lambda module: ask(slug, scale, judged, module), modules))
     (judged / "rows.json").unlink()
     answer = files.read_json(judged / "claims.json")
     if second_form:

@@ -69,7 +69,7 @@ def check(
         else ""
     )
     if devices or (missing and not anyway):
-        raise UserError(said + ("" if devices else "; --anyway begins all the same"))
+        raise UserError(said + ("" if devices else "; ANYWAY=1 begins all the same"))
     if missing:
         print(f"warning: {said}", file=sys.stderr)
     return found

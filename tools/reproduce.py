@@ -7,6 +7,7 @@ only through its manifest, its command lines and its files.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Sequence
@@ -86,7 +87,8 @@ def one(options: Options, paper: Manifest, until: float | None) -> dict[str, Any
     """Run a scale of a paper, show what came out and commit it if asked to; returns the results."""
     results, root = run(options, paper, until)
     if results["scale"] == "smoke":
-        example = snippets.check(paper.slug, root.parents[1])
+        usual = options.seeds is None and not options.seed_offset  # whose folders READMEs name
+        example = usual and snippets.check(paper.slug, root.parents[1])
         show_smoke(results, root, example)
     else:
         show(results, root)
@@ -116,7 +118,7 @@ def run(
         cores = options.cores or executors.available_cores()
         begun = {**provenance.before(paper.slug, cores, options.executor), **used}
         started = time.monotonic()
-        executor = make_executor(options, root)
+        executor = make_executor(options, root, scale)
         console.print(
             f"[bold]{paper.title}[/bold]\n{paper.slug} at scale {scale.name}: "
             f"{len(scale.jobs)} jobs on {executor.cores} cores (planned: {scale.plan})"
@@ -124,7 +126,8 @@ def run(
         for note in needs.notes(scale):
             console.print(note, soft_wrap=True)
         resumed = any(executors.trained(root / job.name) for job in scale.jobs)
-        work = run_stages(scale, executor, root, options.device, until)
+        with contextlib.closing(executor):
+            work = run_stages(scale, executor, root, options.device, until)
         collected = collect(scale, root)
         wall = time.monotonic() - started
         least = sum(job["seconds"] * job["threads"] for job in collected["jobs"]) / executor.cores
@@ -153,11 +156,11 @@ def runs_folder(options: Options) -> Path:
     return (options.runs or Path(configured or ROOT / "runs")).expanduser().resolve()
 
 
-def make_executor(options: Options, root: Path) -> executors.Executor:
+def make_executor(options: Options, root: Path, scale: Scale) -> executors.Executor:
     """The executor that the options ask for."""
     if options.executor == "ray":
         return executors.RayCluster(root, options.cores)
-    return executors.Local(root, options.cores)
+    return executors.Local(root, options.cores, scale.needs.imports)
 
 
 # -- the jobs ---------------------------------------------------------------------------------

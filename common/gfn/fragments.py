@@ -144,6 +144,7 @@ class FragmentEnv:
         first = torch.tensor(offset[:-1].tolist() + [0])
         types = first[self.true_block.cpu()].unsqueeze(-1) + atoms
         self.stem_type = types.to(self.device)  # [n_blocks+1, R]
+        self._attaching = _attaching_entries(fragments, self.n_stems).to(self.device)
         self._molecules = [Chem.MolFromSmiles(s) for s in fragments.smiles]
 
     def initial(self, batch_shape: tuple[int, ...]) -> Tensor:
@@ -209,6 +210,48 @@ class FragmentEnv:
         full = (placed >= self.max_blocks) | stopping
         return torch.where(full.unsqueeze(-1).unsqueeze(-1), states, added)
 
+    def parents(self, states: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """All parents of molecules: one per removable fragment (see ``leaves``).
+
+        Slots are filled in the order of addition, and a fragment's slot is above its parent's.
+        Removing slot j > 0 closes the gap. Removing the root (slot 0, if one fragment hangs on it)
+        makes that fragment the root, whose stem 0 the old root is then added to; it must be
+        attached by the atom that held the bond, so the action is another entry of the library: the
+        same SMILES with that atom first. Without such an entry the MDP has no such edge.
+
+        Args:
+            states: [n, K, 3].
+
+        Returns:
+            parents [n, K, K, 3], which of them exist [n, K], the actions that lead back [n, K].
+        """
+        n, n_slots, _ = states.shape
+        block, parent, used = states.unbind(-1)
+        slot = torch.arange(n_slots, device=states.device)
+        exists = self.leaves(states).clone()
+        removed = slot.view(1, -1, 1)  # j, against the slots of the result
+        source = (slot + (slot >= removed)).expand(n, -1, -1)  # [n, K, K] which slot moves here
+        inside = source < n_slots
+        index = source.clamp(max=n_slots - 1).unsqueeze(-1).expand(-1, -1, -1, 3)
+        moved = states.unsqueeze(1).expand(-1, n_slots, -1, -1).gather(2, index)
+        empty = torch.tensor([self.n_blocks, -1, -1], device=states.device)
+        moved = torch.where(inside.unsqueeze(-1), moved, empty)
+        above = moved[..., 1]
+        moved[..., 1] = torch.where(above > removed, above - 1, above)
+        # the root went: what was in slot 1 is the root now
+        new_root = moved[:, 0, 0, 0]
+        nothing = torch.full_like(new_root, -1)
+        moved[:, 0, 0] = torch.stack([new_root, nothing, nothing], -1)
+        where = torch.where(slot == 0, torch.zeros_like(parent), parent.clamp(min=0))
+        stem = torch.where(slot == 0, torch.zeros_like(used), used.clamp(min=0))
+        new_block = block.clamp(max=self.n_blocks - 1).clone()
+        several = self.n_placed(states) > 1
+        # the entry with the root's SMILES that attaches by the atom at which slot 1 hangs
+        attaching = self._attaching[new_block[:, 0], used[:, 1].clamp(min=0)]
+        new_block[:, 0] = torch.where(several, attaching.clamp(min=0), new_block[:, 0])
+        exists[:, 0] &= ~several | (attaching >= 0)
+        return moved, exists, (where * self.n_stems + stem) * self.n_blocks + new_block
+
     def backward_step(self, states: Tensor, backward_actions: Tensor) -> Tensor:
         """Removes fragments; not needed by the objectives with uniform P_B."""
         raise TypeError("the fragment MDP is sampled forwards only")
@@ -244,6 +287,30 @@ class FragmentEnv:
         mol = editable.GetMol()
         Chem.SanitizeMol(mol)
         return mol
+
+
+def _attaching_entries(fragments: Fragments, n_stems: int) -> Tensor:
+    """[n_blocks, R]: the entry of the same SMILES whose first stem is that atom, or -1."""
+    first: dict[tuple[str, int], int] = {}
+    for b, (smi, stems) in enumerate(zip(fragments.smiles, fragments.stems, strict=True)):
+        first.setdefault((smi, stems[0]), b)
+    table = torch.full((fragments.n, n_stems), -1)
+    for b, (smi, stems) in enumerate(zip(fragments.smiles, fragments.stems, strict=True)):
+        for r, atom in enumerate(stems):
+            table[b, r] = first.get((smi, atom), -1)
+    return table
+
+
+def mean_similarity(smiles: Sequence[str]) -> float:
+    """Mean pairwise Tanimoto similarity on RDKit's fingerprints (nan below two molecules)."""
+    from rdkit import Chem
+    from rdkit.DataStructs import BulkTanimotoSimilarity
+
+    prints = [Chem.RDKFingerprint(Chem.MolFromSmiles(s)) for s in smiles]
+    pairs: list[float] = []
+    for i in range(1, len(prints)):
+        pairs += BulkTanimotoSimilarity(prints[i], prints[:i])
+    return sum(pairs) / len(pairs) if pairs else float("nan")
 
 
 def atom_graph(mol: Any) -> tuple[Tensor, Tensor, Tensor]:

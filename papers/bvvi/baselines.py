@@ -1,21 +1,19 @@
-"""What BVVI is compared with: planners without its ideas, a learner that takes o for s, oracles.
+"""What BVVI is compared with: a learner that takes o for s, exact values of what knows the model.
 
-``METHODS`` lists everything that learns; each has ``learn(env, setup, uniforms, starts, first,
-last, counts, tally)`` as in ``method.learn``. What follows are exact values of policies that know
-the model.
+The learner has the signatures of ``method.py``; ``methods.METHODS`` lists all that learns, the
+planners without one of BVVI's ideas included.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from papers.bvvi import method
-from papers.bvvi.method import MYOPIC, NEXT, SELF, Setup
+from papers.bvvi.method import MYOPIC, Setup
 from papers.bvvi.task import (
     POMDP,
     Array,
@@ -26,6 +24,7 @@ from papers.bvvi.task import (
     fully_observed,
     growth_of,
     jit,
+    level_starts,
     rollout,
 )
 
@@ -113,29 +112,12 @@ def rsvi2_learn(
             sums[1][h, o, a, observations[h + 1]] += growth[h, states[h], a]
 
 
-# -- all that learns ------------------------------------------------------------------------------
-
-
-class Method(NamedTuple):
-    """A learner."""
-
-    label: str
-    learn: Callable[..., None] = method.learn
-    new_state: Callable[[POMDP], tuple[Array, ...]] = method.new_counts
-    q_bonus: int = NEXT
-    explores: bool = True  # has a bonus, hence a scale c
-    risk_neutral: bool = False  # plans with gamma -> 0
-
-
-METHODS = {
-    "bvvi_next": Method("BVVI (next)"),
-    "bvvi_self": Method("BVVI (self)", q_bonus=SELF),
-    "greedy": Method("greedy plug-in", explores=False),
-    "risk_neutral": Method("risk-neutral BVVI", risk_neutral=True),
-    "myopic": Method("myopic (β = 1)", q_bonus=MYOPIC, explores=False),
-    "rsvi2": Method("RSVI2, o as state", rsvi2_learn, new_sums),
-}
-PLANNER = "planner"  # knows the model: exact values, no learning
+def rsvi2_policy(env: POMDP, setup: Setup, sums: tuple) -> NDArray[np.int8]:
+    """The policy [F] that it would play next: a function of step and observation."""
+    table, _ = rsvi2_plan(sums, setup.gamma, setup.scale, setup.iota, env.mu.size)
+    sizes = np.diff(level_starts(env))  # the last observation of history f is f % O
+    levels = [acts[np.arange(n) % len(acts)] for acts, n in zip(table, sizes, strict=True)]
+    return np.concatenate(levels)
 
 
 # -- exact values, knowing the model --------------------------------------------------------------

@@ -21,7 +21,7 @@ import numpy as np
 
 from common.cli import run_cli
 from papers.bvvi import method, task
-from papers.bvvi.baselines import METHODS
+from papers.bvvi.methods import METHODS
 from papers.bvvi.task import POMDP, Array
 
 
@@ -163,6 +163,8 @@ def bench(cfg: BenchConfig) -> None:
     env, n = task.gamble(), 2000
     starts, uniforms = task.level_starts(env), task.episode_uniforms("gamble", 0, n, env)
     for name, m in METHODS.items():
+        if m.learn is None:
+            continue
         setup = method.Setup(1.0, 1.0, 0.02, method.iota(env, n), 0.0, m.q_bonus, True)
         args = (env, setup, uniforms, starts)
         m.learn(*args, 0, 1, m.new_state(env), np.zeros(3))  # compiles

@@ -16,8 +16,8 @@ import numpy as np
 from common.cli import run_cli
 from common.run import Run
 from common.stats import band
-from papers.bvvi.baselines import PLANNER
 from papers.bvvi.method import OPTIMISTIC
+from papers.bvvi.methods import METHODS
 from papers.bvvi.task import judged
 
 ALL_SEEDS = -1  # "seed" of a mean over the seeds of a run
@@ -41,7 +41,7 @@ def evaluate(cfg: EvalConfig) -> None:
     run = Run.load(cfg.run)
     final = run.final()
     label = {"method": final["method"], "task": final["task"]}
-    if final["method"] == PLANNER:
+    if METHODS[final["method"]].learn is None:
         rows = [
             {**label, "seed": one["seed"], "gamma": one["gamma"], "metric": metric, "value": value}
             for one in final["exact"]

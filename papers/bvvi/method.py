@@ -60,6 +60,17 @@ def iota(model: POMDP, episodes: int, delta: float = 0.2) -> float:
     return math.log(episodes * H * S * model.O.shape[2] * A / delta)
 
 
+def regret_bound(model: POMDP, gamma: float, episodes: int, delta: float = 0.2) -> float:
+    """Theorem 6.1 with constant 1: what regret stays below with probability 1 - 4 delta.
+
+    (e^(|gamma| H) - 1) / (|gamma| H) * H^2 sqrt(K S^2 O A) sqrt(H iota).
+    """
+    H, A, S, _ = model.T.shape
+    factor = math.expm1(abs(gamma) * H) / (abs(gamma) * H)
+    spread = episodes * S * S * model.O.shape[2] * A * H * iota(model, episodes, delta)
+    return factor * H**2 * math.sqrt(spread)
+
+
 @jit
 def risk_beliefs(
     model: POMDP, growth: Array, exact_first: bool, starts: Integers, sigma: Array
@@ -271,6 +282,26 @@ def learn_from_hindsight(
             a = actions[h]
             counts[1][h, a, s, states[h + 1]] += 1.0
             normalise(counts[1][h, a, s], model.T[h, a, s])
+
+
+def current_policy(model: POMDP, setup: Setup, counts: tuple) -> NDArray[np.int8]:
+    """The policy [F] that is played next, given the counts so far.
+
+    Args:
+        model: for its sizes and rewards; its kernels are not read.
+        setup: what the learner is told.
+        counts: of :func:`new_counts`.
+    """
+    estimated = POMDP(*(np.empty_like(x) for x in model[:3]), model.r)
+    estimate(estimated, counts)
+    bonus = bonuses(estimated, counts, setup.plan_gamma, setup.scale, setup.iota)
+    return solve(
+        estimated,
+        setup.plan_gamma,
+        bonus=bonus,
+        q_bonus=setup.q_bonus,
+        exact_first=setup.exact_first,
+    ).policy
 
 
 @jit

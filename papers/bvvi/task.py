@@ -27,7 +27,14 @@ from common.jit import jit_of
 Array = NDArray[np.float64]
 Integers = NDArray[np.int64]
 
-TASKS = ("off", "off-full", "gamble", "gamble-full", "rand", "rand-full")
+TASKS = {
+    "off": "E-off",
+    "off-full": "E-off, state seen",
+    "gamble": "E-gamble",
+    "gamble-full": "E-gamble, state seen",
+    "rand": "E-rand",
+    "rand-full": "E-rand, state seen",
+}
 N_RANDOM = 5  # random POMDPs; a seed meets number seed % 5
 
 jit = jit_of(*(Path(__file__).with_name(f"{name}.py") for name in ("task", "method", "baselines")))
@@ -215,7 +222,7 @@ def exact_J(model: POMDP, gamma: float, policy: NDArray[np.int8]) -> float:
 
 def episode_uniforms(name: str, seed: int, episodes: int, model: POMDP) -> Array:
     """Uniforms [K, H + 1, 2] behind the states and the observations of each episode."""
-    seeds = np.random.SeedSequence([seed, TASKS.index(name)])
+    seeds = np.random.SeedSequence([seed, list(TASKS).index(name)])
     return np.random.default_rng(seeds).random((episodes, len(model.O), 2))
 
 

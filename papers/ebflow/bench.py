@@ -15,9 +15,8 @@ import torch
 from common import files
 from common.cli import run_cli
 from common.torch_utils import setup
-from papers.ebflow.claims import NAMES
 from papers.ebflow.cost import growth, measure
-from papers.ebflow.settings import LOSSES
+from papers.ebflow.methods import METHODS, timed
 
 
 @dataclass
@@ -48,11 +47,11 @@ def bench(cfg: BenchConfig) -> None:
     print(f"ms per step, batch {cfg.batch}; FC, then CNN")
     print(f"{'':8}" + "".join(f"{head:>11}" for head in heads) + f"{'exponent':>11}{'ML / it':>11}")
     exponents, ratios = {}, {}
-    for m in LOSSES:
+    for m in timed():
         exponents[m] = growth(list(cfg.fc), [medians["fc", d][m] for d in cfg.fc])
         ratios[m] = medians["fc", cfg.fc[-1]]["ml"] / medians["fc", cfg.fc[-1]][m]
         cells = "".join(f"{medians[place][m]:11.2f}" for place in places)
-        print(f"{NAMES[m]:8}{cells}{exponents[m]:11.2f}{ratios[m]:11.2f}")
+        print(f"{METHODS.label(m):8}{cells}{exponents[m]:11.2f}{ratios[m]:11.2f}")
     if cfg.json is not None:
         numbers = {
             "unit": f"ms per step, FC, D = {cfg.fc[-1]}, batch {cfg.batch}",

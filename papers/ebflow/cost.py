@@ -12,32 +12,40 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from common.cli import run_cli
 from common.ema import Ema
+from common.errors import choose
 from common.flows import Flow
 from common.run import Run
 from common.stacked import randn, seed_generators
 from common.torch_utils import setup
 from papers.ebflow import models
-from papers.ebflow.settings import LOSSES, setting_of
+from papers.ebflow.config import setting_of
+from papers.ebflow.methods import METHODS, UPDATE, timed
 from papers.ebflow.train import loss_of, optimiser_of, step_of
 
 WARM_UP = 2  # steps of each loss before the clock runs
+
+
+SIZES = {  # D of the FC model; side n of the CNN's images (1, n, n), D = n^2
+    "fc": (64, 256, 500, 784, 1000, 1024, 1500, 2000),
+    "cnn": (8, 16, 24, 28),
+}
 
 
 @dataclass
 class Config:
     """Measure the cost of a step."""
 
+    method: str = "all"  # the losses take turns: all are timed
+    task: str = "fc"  # the model: fc or cnn
     out: Path = Path("runs/scratch")  # run directory
     device: str = "cpu"  # cpu or cuda
-    fc: tuple[int, ...] = (64, 256, 500, 784, 1000, 1024, 1500, 2000)  # D of the FC model
-    cnn: tuple[int, ...] = (8, 16, 24, 28)  # side n of the CNN's images (1, n, n), D = n^2
+    sizes: tuple[int, ...] | None = None  # see SIZES
     batch: tuple[int, ...] = (100, 20)  # samples per step; the paper's is 100
     repeats: int = 7  # of which the median is compared
 
@@ -65,14 +73,14 @@ def measure(
     x = randn(noise, batch, dim)
 
     def step(loss: str) -> None:
-        step_of(flow, loss_of(loss, flow, x, noise, setting, 1), optimiser, ema, math.inf)
+        step_of(flow, loss_of(METHODS[loss], flow, x, noise, setting, 1), optimiser, ema, math.inf)
 
     def update() -> None:
         optimiser.step()
         ema.update()
 
-    calls: dict[str, Callable[[], None]] = {m: lambda m=m: step(m) for m in LOSSES}  # type: ignore[misc]
-    calls["update"] = update
+    calls: dict[str, Callable[[], None]] = {m: lambda m=m: step(m) for m in timed()}  # type: ignore[misc]
+    calls[UPDATE] = update
     times: dict[str, list[float]] = {name: [] for name in calls}
     for repeat in range(WARM_UP + repeats):
         for name, call in calls.items():
@@ -91,31 +99,21 @@ def growth(dims: list[int], milliseconds: list[float]) -> float:
 
 
 def main(cfg: Config) -> None:
-    """Measure every model, size and batch; goes on after the last one that was finished."""
+    """Measure every size and batch; goes on after the last one that was finished."""
+    choose("method", cfg.method, ("all",))
+    sizes = cfg.sizes or SIZES[choose("task", cfg.task, SIZES)]
     run = Run.open(cfg.out, cfg)
-    if run.finished:
-        return
     device = setup(cfg.device, 0)
-    grid = [
-        (model, size, batch)
-        for batch in cfg.batch
-        for model, sizes in (("cnn", cfg.cnn), ("fc", cfg.fc))
-        for size in sizes
-    ]
-    state: dict[str, Any] = run.restore() or {"timings": []}
-    rows: list[dict[str, Any]] = list(state["timings"])
-    done = {(row["model"], row["size"], row["batch"]) for row in rows}
-    for number, (model, size, batch) in enumerate(grid):
-        if (model, size, batch) in done:
-            continue
-        times = measure(model, size, batch, cfg.repeats, device)
+    grid = [(size, batch) for batch in cfg.batch for size in sizes]
+    kept = run.keep(timings=[])
+    for number in run.steps(len(grid)):
+        size, batch = grid[number]
+        times = measure(cfg.task, size, batch, cfg.repeats, device)
         for name, values in times.items():
-            where = {"model": model, "size": size, "batch": batch}
-            rows.append({**where, "method": name, "ms": values})
-        medians = {name: float(np.median(values)) for name, values in times.items()}
-        print(model, size, batch, {name: round(ms, 2) for name, ms in medians.items()}, flush=True)
-        run.save(number + 1, {"timings": rows})
-    run.finish({"timings": rows})
+            where = {"model": cfg.task, "size": size, "batch": batch}
+            kept.timings.append({**where, "method": name, "ms": values})
+        medians = {name: round(float(np.median(values)), 2) for name, values in times.items()}
+        print(cfg.task, size, batch, medians, flush=True)
 
 
 if __name__ == "__main__":

@@ -22,22 +22,14 @@ from common.run import Run
 from common.stacked import seed_generators
 from common.torch_utils import setup
 from papers.ebflow import baselines, method, models, task
-from papers.ebflow.settings import Setting
-from papers.ebflow.train import (
-    INITIAL,
-    SMOOTH,
-    Config,
-    build,
-    negative_log_likelihood,
-    resolve,
-)
+from papers.ebflow.config import Config, Setting
+from papers.ebflow.methods import trained
+from papers.ebflow.train import INITIAL, SMOOTH, negative_log_likelihood
 
 DRAWS = 5  # dequantisations of the test images, the same for every model
 ALPHA = 0.5  # step of the Langevin imputation in logit space: its chains mix within 2000 steps
 IMPUTED, SHOWN = 50, 8  # test images; of which are drawn
 PROPOSALS = 10_000  # samples of the importance estimate of log Z
-FRESH = 5_000  # points on which divergences are measured
-GRID = 64  # points per side of the densities in the figure
 
 
 @dataclass
@@ -51,12 +43,14 @@ class EvalConfig:
 Values = Tensor | list[float]
 
 
-class Rows:
-    """Collects rows, one per seed."""
+class Found:
+    """Collects the rows of a run, one per seed."""
 
-    def __init__(self, name: str, on: str, seeds: tuple[int, ...]) -> None:
-        self.label = {"method": name, "task": on}
-        self.seeds, self.rows, self.extras = seeds, [], []  # type: ignore[var-annotated]
+    def __init__(self, cfg: Config) -> None:
+        self.label: dict[str, Any] = {"method": cfg.method, "task": cfg.task}
+        if cfg.lr is not None:  # a grid's point, which is not the task's own
+            self.label["lr"] = cfg.lr
+        self.seeds, self.rows, self.extras = cfg.seeds, [], []  # type: ignore[var-annotated]
 
     def add(self, metric: str, values: Values, **labels: Any) -> None:
         """A value per seed; what is not finite (a diverged run) becomes None."""
@@ -129,7 +123,7 @@ def impute(
 
 
 def evaluate_images(
-    out: Rows,
+    out: Found,
     setting: Setting,
     flow: Flow,
     weights: dict[str, list[Tensor]],
@@ -203,13 +197,16 @@ def reference_rows(name: str, data: task.Images) -> list[dict[str, Any]]:
 
 @torch.no_grad()
 def evaluate_points(
-    out: Rows, setting: Setting, flow: Flow, weights: dict[str, list[Tensor]]
+    out: Found, setting: Setting, flow: Flow, weights: dict[str, list[Tensor]], references: bool
 ) -> None:
-    """KL = E[log p_sigma - log q] and FD = E|grad log p_sigma - s|^2 / 2 on fresh points."""
+    """KL = E[log p_sigma - log q] and FD = E|grad log p_sigma - s|^2 / 2 on fresh points.
+
+    With ``references`` the exact density is drawn beside the learnt one.
+    """
     density = task.smoothed_density(setting.data, setting.sigma)
     g = torch.Generator().manual_seed(1)
-    clean = task.points(setting.data, 987_654, FRESH)
-    x = clean + setting.sigma * torch.randn(FRESH, 2, generator=g)
+    clean = task.points(setting.data, 987_654, task.FRESH)
+    x = clean + setting.sigma * torch.randn(task.FRESH, 2, generator=g)
     log_p, true_score = density.log_prob_and_score(x)
     for name in ("ema", "raw"):
         model = with_weights(flow, weights[name]).double()
@@ -219,16 +216,19 @@ def evaluate_points(
         fisher = 0.5 * (true_score - s).square().sum(-1).mean(1)
         out.add("fisher", fisher, weights=name)
     width, height = task.EXTENTS[setting.data]
-    rows, columns = torch.linspace(height, -height, GRID), torch.linspace(-width, width, GRID)
+    rows, columns = (
+        torch.linspace(height, -height, task.GRID),
+        torch.linspace(-width, width, task.GRID),
+    )
     grid = torch.stack(torch.meshgrid(columns, rows, indexing="xy"), -1).view(-1, 2)
     exact = density.log_prob_and_score(grid)[0].exp()
     model = with_weights(flow, weights["ema"]).double()
     learnt = method.log_prob(model, grid.double().expand(len(out.seeds), -1, -1))[0].exp()
     learnt = learnt.nan_to_num()  # where the flow overflows there is nothing to draw
     for name, p in (("exact", exact), ("learnt", learnt)):
-        if name == "learnt" or out.label["method"] == "ml":
+        if name == "learnt" or references:
             grey = (255 * (p / exact.max()).clamp(0, 1)).round().int()
-            out.extra(name, grey.view(GRID, GRID).tolist())
+            out.extra(name, grey.view(task.GRID, task.GRID).tolist())
 
 
 # --------------------------------------------------------------------------- all
@@ -252,6 +252,23 @@ def timing_rows(timings: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
+def curve_rows(out: Found, checks: list[dict[str, Any]], dim: int) -> list[dict[str, Any]]:
+    """Validation likelihoods along a run, in bits per dimension; none of a run that diverged."""
+    curves = np.array([line["valid"] for line in checks], dtype=float) / (dim * math.log(2))
+    steps = [line["step"] for line in checks]
+    return [
+        {
+            **out.label,
+            "seed": seed,
+            "metric": "valid_bits_per_dim",
+            "step": steps,
+            "value": curves[:, i].tolist(),
+        }
+        for i, seed in enumerate(out.seeds)
+        if np.isfinite(curves[:, i]).all()
+    ]
+
+
 def evaluate(cfg: EvalConfig) -> None:
     """Write eval.json of a run."""
     run = Run.load(cfg.run)
@@ -260,37 +277,29 @@ def evaluate(cfg: EvalConfig) -> None:
         run.write_eval(timing_rows(final["timings"]))
         return
     train_cfg = run.config(Config)
+    loss, setting, seeds = trained(train_cfg.method), train_cfg.setting, train_cfg.seeds
     device = setup(cfg.device, 0)
-    setting = resolve(train_cfg)
-    seeds = tuple(s + train_cfg.seed_offset for s in train_cfg.seed)
     data = task.images(setting.data) if setting.is_image else None
-    flow = build(setting, seed_generators(seeds, INITIAL), data)
+    flow = models.build(setting, seed_generators(seeds, INITIAL), data)
     flow.load_state_dict(final["flow"])
     weights = {
         "ema": final["ema"]["averages"],
         "raw": [p.detach().clone() for p in flow.parameters()],
         "best": final["best_weights"],
     }
-    out = Rows(train_cfg.method, train_cfg.task, seeds)
+    out = Found(train_cfg)
 
     metrics = run.metrics()
     early = [line["gradient_norm"] for line in metrics if line["step"] <= SMOOTH]
     norms = np.array(early, dtype=float)  # None (not finite) becomes NaN
     out.add("gradient_norm", np.nanmedian(norms, axis=0).tolist())
-    if data is not None:
-        checks = [line for line in metrics if "valid" in line]
-        curves = np.array([line["valid"] for line in checks], dtype=float)
-        for i, seed in enumerate(seeds):
-            curve = (curves[:, i] / (data.dim * math.log(2))).tolist()
-            if all(math.isfinite(v) for v in curve):
-                steps = [line["step"] for line in checks]
-                label = {**out.label, "seed": seed, "metric": "valid_bits_per_dim"}
-                out.rows.append({**label, "step": steps, "value": curve})
-        evaluate_images(out, setting, flow, weights, device, train_cfg.langevin)
-        if train_cfg.method == "ml" and setting.data == "digits":
-            out.rows += reference_rows(train_cfg.task, data)
+    if data is None:
+        evaluate_points(out, setting, flow, weights, loss.references)
     else:
-        evaluate_points(out, setting, flow, weights)
+        out.rows += curve_rows(out, [line for line in metrics if "valid" in line], data.dim)
+        evaluate_images(out, setting, flow, weights, device, train_cfg.langevin)
+        if loss.references and setting.data == "digits":
+            out.rows += reference_rows(train_cfg.task, data)
     run.write_eval(out.rows, out.extras)
 
 

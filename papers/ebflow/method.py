@@ -26,7 +26,7 @@ from torch import Tensor
 
 from common.flows import Flow
 from common.score import dsm
-from common.stacked import rademacher, randn
+from common.stacked import randn
 
 Generators = Sequence[torch.Generator]
 
@@ -124,21 +124,6 @@ def sphere(generators: Generators, n: int, dim: int, radius: float) -> Tensor:
     """Directions of FDSSM, uniform on the sphere. [S, n, dim]."""
     z = randn(generators, n, dim)
     return radius * z / torch.linalg.vector_norm(z, dim=-1, keepdim=True)
-
-
-def objective(
-    name: str, flow: Flow, x: Tensor, generators: Generators, *, sigma: float, xi: float
-) -> Objective:
-    """A loss by name ("sml", "ssm", "dsm", "fdssm") with its random directions drawn."""
-    if name == "sml":
-        return sml(flow, x, generators)
-    if name == "ssm":
-        return ssm(flow, x, rademacher(generators, *x.shape[1:], dtype=x.dtype))
-    if name == "dsm":
-        return denoising(flow, x, randn(generators, *x.shape[1:], dtype=x.dtype), sigma)
-    if name == "fdssm":
-        return fdssm(flow, x, sphere(generators, *x.shape[1:], xi).to(x.dtype), xi)
-    raise ValueError(f"no objective named {name!r}")
 
 
 def per_dimension(result: Objective, dim: int, energy_weight: float = 0.0) -> Tensor:

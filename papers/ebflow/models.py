@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from common.flows import ActNorm, AffineCoupling, Flow, Layer, Linear, SmoothLeakyReLU
 from common.stacked import MLP
+from papers.ebflow.config import Setting
 from papers.ebflow.layers import (
     ChannelActNorm,
     ChannelCoupling,
@@ -24,6 +25,7 @@ from papers.ebflow.layers import (
     Shape,
     Squeeze,
 )
+from papers.ebflow.task import Images
 
 Generators = Sequence[torch.Generator]
 NEWTON = 8  # iterations of an activation's inverse: exact from 5 on (the authors': 100)
@@ -109,6 +111,19 @@ def toy_layers(generators: Generators, *, blocks: int = 10, hidden: int = 64) ->
         layers.append(AffineCoupling(mask, shift, log_scale))
         layers.append(ActNorm(len(generators), 2))
     return [*layers, Linear(generators, 2, nn.init.orthogonal_)]
+
+
+def build(setting: Setting, generators: Generators, data: Images | None) -> Flow:
+    """The flow g of a task: for images it begins with the scale and the logit (k = 2)."""
+    if data is None:
+        return Flow(toy_layers(generators, blocks=setting.blocks, hidden=setting.hidden))
+    if setting.model == "fc":
+        layers = fc_layers(generators, data.dim)
+    elif setting.model == "cnn":
+        layers = cnn_layers(generators, data.shape)
+    else:
+        layers = glow_layers(generators, data.shape)
+    return Flow([*preprocessing(data.shape, data.levels, setting.a), *layers])
 
 
 @torch.no_grad()

@@ -76,6 +76,8 @@ def flip_and_shift(x: Tensor, shape: Shape, draws: Tensor, reach: int = 3) -> Te
 # --------------------------------------------------------------------------- points
 
 SCALES = {"sine": 4.0, "swirl": 2.5 / 3, "checkerboard": 3.0}  # r
+FRESH = 5_000  # points on which divergences are measured
+GRID = 64  # points per side of the densities in the figure
 EXTENTS = {"sine": (10.0, 8.0), "swirl": (10.0, 10.0), "checkerboard": (8.0, 8.0)}  # of figures
 
 

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import copy
 import math
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,61 +17,17 @@ from common.cli import run_cli
 from common.ema import Ema
 from common.flows import Flow
 from common.run import Run
-from common.stacked import (
-    clip_grad_norm_per_seed,
-    generator_states,
-    rand,
-    randn,
-    restore_generators,
-    seed_generators,
-)
+from common.stacked import clip_grad_norm_per_seed, rand, randn, seed_generators
 from common.torch_utils import setup
-from papers.ebflow import baselines, method, models, task
-from papers.ebflow.settings import Setting, setting_of
+from papers.ebflow import method, models, task
+from papers.ebflow.config import Config, Setting
+from papers.ebflow.methods import Loss, trained
 
 INITIAL, DATA, LOSS = 1, 2, 3  # streams of random numbers
 SMOOTH = 1_000  # gradient norms are logged at each of the first so many steps (claim C3)
 
 
-@dataclass
-class Config:
-    """One training run. What is left at None is the task's own (settings.py)."""
-
-    method: str = "ssm"  # ml, sml, ssm, dsm, fdssm; ssm-nomap, dsm-nomap, fdssm-nomap
-    task: str = "digits-fc"  # see settings.SETTINGS
-    seed: tuple[int, ...] = (0,)  # training seeds, trained together
-    seed_offset: int = 0  # added to each seed; pilots use 100
-    out: Path = Path("runs/scratch")  # run directory
-    device: str = "cpu"  # cpu or cuda
-    steps: int | None = None  # optimiser steps
-    epochs: int | None = None  # passes over the training data (scale paper)
-    batch: int | None = None  # samples per step and seed
-    lr: float | None = None  # learning rate
-    sigma: float | None = None  # DSM's noise; points: smoothing of the data
-    xi: float | None = None  # FDSSM's radius
-    clip: float | None = None  # largest gradient norm, per seed
-    evaluations: int = 20  # validation likelihoods along the run (images)
-    langevin: int = 2_000  # evaluation: iterations of the imputation (digits)
-
-
-def resolve(cfg: Config) -> Setting:
-    """The hyperparameters of a run."""
-    names = ("steps", "epochs", "batch", "lr", "sigma", "xi", "clip")
-    return setting_of(cfg.task, cfg.method, **{name: getattr(cfg, name) for name in names})
-
-
-def build(setting: Setting, generators: method.Generators, data: task.Images | None) -> Flow:
-    """The flow g of a task: for images it begins with the scale and the logit (k = 2)."""
-    if data is None:
-        sizes = {"blocks": setting.blocks, "hidden": setting.hidden}
-        return Flow(models.toy_layers(generators, **sizes))
-    if setting.model == "fc":
-        layers = models.fc_layers(generators, data.dim)
-    elif setting.model == "cnn":
-        layers = models.cnn_layers(generators, data.shape)
-    else:
-        layers = models.glow_layers(generators, data.shape)
-    return Flow([*models.preprocessing(data.shape, data.levels, setting.a), *layers])
+PREPROCESSING = 2  # layers that an image model begins with: scale and logit
 
 
 def optimiser_of(parameters: list[Tensor], setting: Setting) -> torch.optim.Optimizer:
@@ -92,24 +46,28 @@ def learning_rate(setting: Setting, step: int, steps: int, per_epoch: int) -> fl
 
 
 def loss_of(
-    name: str, flow: Flow, x: Tensor, generators: method.Generators, setting: Setting, channels: int
+    loss: Loss,
+    flow: Flow,
+    x: Tensor,
+    generators: method.Generators,
+    setting: Setting,
+    channels: int,
 ) -> Tensor:
     """The training loss per seed. [S].
 
     Args:
-        name: ml, sml, ssm, dsm or fdssm.
+        loss: one of the table that is trained.
         flow: the part of the model that is matched (all of it, or what MaP leaves).
         x: its input. [S, B, D]
         generators: random directions, one per seed.
         setting: noise, radius and weight of the energy.
         channels: of the images; 0 for points, whose losses are sums over D.
     """
-    if name == "ml":
-        return baselines.ml(flow, x).loss.mean(1)
-    result = method.objective(name, flow, x, generators, sigma=setting.sigma, xi=setting.xi)
-    if name == "sml" or not channels:
+    assert loss.objective is not None
+    result = loss.objective(flow, x, generators, sigma=setting.sigma, xi=setting.xi)
+    if not loss.matches or not channels:
         return result.loss.mean(1)
-    weight = setting.energy_weight / (setting.xi**2 if name == "fdssm" else channels)
+    weight = setting.energy_weight / (setting.xi**2 if loss.by_radius else channels)
     return method.per_dimension(result, x.shape[-1], weight).mean(1)
 
 
@@ -188,76 +146,50 @@ class Batches:
 
 def train(cfg: Config) -> None:
     """Train, or go on from the last checkpoint."""
-    setting = resolve(cfg)
+    loss, setting, seeds = trained(cfg.method), cfg.setting, cfg.seeds
     run = Run.open(cfg.out, cfg)
-    if run.finished:
-        return
     device = setup(cfg.device, 0)
-    seeds = tuple(s + cfg.seed_offset for s in cfg.seed)
-    name, _, ablation = cfg.method.partition("-")
     batches = Batches(setting, seeds, device)
     images = batches.images
     channels = images.shape[0] if images is not None else 0
 
-    flow = build(setting, seed_generators(seeds, INITIAL), images).to(device)
+    flow = models.build(setting, seed_generators(seeds, INITIAL), images).to(device)
     # MaP: the score is that of the preprocessed data, unless the ablation asks for the pixels'
-    k = 2 if images is not None and not ablation else 0
+    k = PREPROCESSING if images is not None and loss.after_preprocessing else 0
     preprocess, matched = method.match_after(flow, k)
     draws, noise = seed_generators(seeds, DATA, device), seed_generators(seeds, LOSS, device)
+    models.initialise(matched, preprocess(batches.at(0, draws, smooth=True))[0])
     parameters = list(flow.parameters())
-    optimiser = optimiser_of(parameters, setting)
-
-    step, best = 0, torch.full((len(seeds),), math.inf, dtype=torch.float64)
-    state = run.restore()
-    if state is None:
-        models.initialise(matched, preprocess(batches.at(0, draws, smooth=True))[0])
-    ema = Ema(parameters, setting.ema)
-    best_weights = [p.detach().clone() for p in parameters]
-    if state is not None:
-        step, best = state["step"], state["best"]
-        flow.load_state_dict(state["flow"])
-        ema.load_state_dict(state["ema"])
-        best_weights = [w.to(device) for w in state["best_weights"]]
-        optimiser.load_state_dict(state["optimiser"])
-        restore_generators(draws, state["draws"])
-        restore_generators(noise, state["noise"])
-
-    def tree() -> dict[str, Any]:
-        return {
-            "step": step,
-            "flow": flow.state_dict(),
-            "ema": ema.state_dict(),
-            "best": best,
-            "best_weights": best_weights,
-            "optimiser": optimiser.state_dict(),
-            "draws": generator_states(draws),
-            "noise": generator_states(noise),
-        }
-
-    steps, per_epoch = batches.steps, batches.per_epoch
-    every = max(1, steps // cfg.evaluations)
-    while step < steps:
+    optimiser, ema = optimiser_of(parameters, setting), Ema(parameters, setting.ema)
+    kept = run.keep(
+        flow=flow,
+        optimiser=optimiser,
+        ema=ema,
+        draws=draws,
+        noise=noise,
+        best=torch.full((len(seeds),), math.inf, dtype=torch.float64),  # validation likelihood
+        best_weights=[p.detach().clone() for p in parameters],
+    )
+    every = max(1, batches.steps // cfg.evaluations)
+    for step in run.steps(batches.steps):
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(setting, step, steps, per_epoch)
+            group["lr"] = learning_rate(setting, step, batches.steps, batches.per_epoch)
         with torch.no_grad():
-            x = preprocess(batches.at(step, draws, smooth=name != "dsm"))[0]
-        loss = loss_of(name, matched, x, noise, setting, channels)
-        norm = step_of(flow, loss, optimiser, ema, setting.clip)
-        step += 1
-        numbers: dict[str, Any] = {"loss": loss, "gradient_norm": norm}
-        if images is not None and (step % every == 0 or step == steps):
+            x = preprocess(batches.at(step, draws, smooth=not loss.adds_noise))[0]
+        value = loss_of(loss, matched, x, noise, setting, channels)
+        norm = step_of(flow, value, optimiser, ema, setting.clip)
+        numbers: dict[str, Any] = {"loss": value, "gradient_norm": norm}
+        done = step + 1
+        if images is not None and (done % every == 0 or done == batches.steps):
             with ema.swapped():
                 valid = negative_log_likelihood(flow, images.valid.to(device), seed=7).cpu()
             numbers["valid"] = valid
-            better = valid < best
-            best = torch.where(better, valid, best)
-            for kept, average in zip(best_weights, ema.averages, strict=True):
-                kept[better.to(device)] = average[better.to(device)]
-        if step <= SMOOTH or step % 100 == 0 or "valid" in numbers:
-            run.log(step, **numbers)
-        if run.due(step):
-            run.save(step, tree())
-    run.finish(tree())
+            better = valid < kept.best
+            kept.best = torch.where(better, valid, kept.best)
+            for held, average in zip(kept.best_weights, ema.averages, strict=True):
+                held[better.to(device)] = average[better.to(device)]
+        if done <= SMOOTH or done % 100 == 0 or "valid" in numbers:
+            run.log(done, **numbers)
 
 
 if __name__ == "__main__":

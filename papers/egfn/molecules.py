@@ -7,7 +7,6 @@ fragment trees for states and a message-passing network; one seed per run.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -15,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
+from common.gfn.fragment_nets import FragmentNetworks
 from common.gfn.fragments import FragmentEnv, ProxyReward, data_file, load_fragments, load_proxy
 from common.gfn.objectives import Pair, Visited, training_pairs
 from common.gfn.sampling import Trajectories, masked_log_softmax, sample, uniforms
 from common.run import Run
 from common.stacked import (
-    StackedLinear,
     adam,
     generator_states,
     restore_generators,
@@ -35,91 +34,11 @@ if TYPE_CHECKING:
     from papers.egfn.train import Config
 
 LR = 5e-4  # Adam [authors' code]
-N_ROUNDS = 10  # of message passing [authors' code]
 TOP_K = 100  # molecules of the top-k metric
 
 
-class FragmentAgents(nn.Module):
-    """N agents side by side: message passing over the fragment tree; every tensor is [N, ...].
-
-    Heads: (stem, fragment) for adding, and from the mean over fragments stopping and log F.
-    """
-
-    def __init__(
-        self,
-        generators: Sequence[torch.Generator],
-        env: FragmentEnv,
-        width: int = 256,
-        n_rounds: int = N_ROUNDS,
-    ) -> None:
-        super().__init__()
-        self.env, self.n_rounds, self.width = env, n_rounds, width
-
-        def table(n: int) -> nn.Parameter:
-            return nn.Parameter(
-                torch.stack([torch.randn(n, width, generator=g) for g in generators])
-            )
-
-        self.block = table(env.n_true_blocks + 1)  # the last one: an empty slot
-        self.stem = table(env.n_stem_types + 1)
-        self.bond = table(env.n_stem_types)
-        self.message = StackedLinear(generators, 2 * width, width)
-        self.update = StackedLinear(generators, width, 3 * width)  # gated update (GRU)
-        self.keep = StackedLinear(generators, width, 3 * width)
-        self.add = nn.ModuleList(
-            [
-                StackedLinear(generators, 2 * width, width),
-                StackedLinear(generators, width, env.n_blocks),
-            ]
-        )
-        self.whole = nn.ModuleList(
-            [StackedLinear(generators, width, width), StackedLinear(generators, width, 2)]
-        )
-
-    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """States [N, B, K, 3] (of each agent) -> logits [N, B, A], log F [N, B]."""
-        env, act = self.env, nn.functional.leaky_relu
-        n_agents, batch, n_slots, _ = states.shape
-        block, parent, used = states.unbind(-1)
-        above = parent.clamp(min=0)
-        hung = (parent >= 0).unsqueeze(-1)
-
-        def look_up(table: Tensor, index: Tensor) -> Tensor:
-            flat = index.flatten(1).unsqueeze(-1).expand(-1, -1, self.width)
-            return table.gather(1, flat).view(*index.shape, self.width)
-
-        def linear(layer: nn.Module, x: Tensor) -> Tensor:
-            result: Tensor = layer(x.flatten(1, -2)).view(*x.shape[:-1], -1)
-            return result
-
-        x = look_up(self.block, env.true_block[block])  # [N, B, K, width]
-        at_parent = env.stem_type[block.gather(2, above), used.clamp(min=0)]
-        bond = look_up(self.bond, torch.where(parent >= 0, at_parent, torch.zeros_like(at_parent)))
-        index = above.unsqueeze(-1).expand_as(x)
-        for _ in range(self.n_rounds):
-            to_child = torch.cat([x.gather(2, index), bond], -1) * hung
-            message = act(linear(self.message, to_child)) * hung
-            # a bond carries the same message to both of its ends
-            received = message.scatter_add(2, index, message)
-            reset, gate, new = linear(self.update, received).chunk(3, -1)
-            old_reset, old_gate, old = linear(self.keep, x).chunk(3, -1)
-            gate = torch.sigmoid(gate + old_gate)
-            x = gate * x + (1 - gate) * torch.tanh(new + torch.sigmoid(reset + old_reset) * old)
-        kinds = env.stem_type[block]  # [N, B, K, R]
-        empty = (block[..., :1] == env.n_blocks).unsqueeze(-1)
-        kinds = torch.where(empty, torch.full_like(kinds, env.n_stem_types), kinds)
-        per_stem = x.unsqueeze(3).expand(-1, -1, -1, env.n_stems, -1)
-        stems = torch.cat([per_stem, look_up(self.stem, kinds)], -1)
-        add = linear(self.add[1], act(linear(self.add[0], stems))).flatten(2)
-        real = (block != env.n_blocks).unsqueeze(-1)
-        real[:, :, 0] = True  # the empty molecule is one special node
-        pooled = (x * real).sum(2) / real.sum(2)
-        both = linear(self.whole[1], act(linear(self.whole[0], pooled)))
-        return torch.cat([add, both[..., :1]], -1), both[..., 1]
-
-
 def residual_parts(
-    net: FragmentAgents, traj: Trajectories, log_reward: Tensor
+    net: FragmentNetworks, traj: Trajectories, log_reward: Tensor
 ) -> list[tuple[Pair, Tensor]]:
     """DB along trajectories [1, B, ...], uniform P_B over the fragments that may have come last."""
     env = net.env
@@ -165,12 +84,12 @@ def train_molecules(cfg: Config) -> None:
         mutation=cfg.mutation,
         per_weight=True,
     )
-    star = FragmentAgents(seed_generators(cfg.seed, 0), env, cfg.width).to(device)
+    star = FragmentNetworks(seed_generators(cfg.seed, 0), env, cfg.width).to(device)
     optimizer = adam([{"params": list(star.parameters())}], lr=cfg.lr or LR)
     population = None
     if method.population == "evolved":
         births = [g for g in seed_generators(cfg.seed, 9) for _ in range(evo.n_agents)]
-        population = FragmentAgents(births, env, cfg.width).to(device).requires_grad_(False)
+        population = FragmentNetworks(births, env, cfg.width).to(device).requires_grad_(False)
     buffer = None
     if method.replay is not None:
         shape = (env.max_blocks, 3)

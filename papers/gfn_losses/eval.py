@@ -14,8 +14,8 @@ import numpy as np
 from common.cli import run_cli
 from common.run import Run
 from papers.gfn_losses.baselines import BASELINE, uniform_policy_l1
+from papers.gfn_losses.config import Config
 from papers.gfn_losses.task import BIT_TASKS, GRID_TASKS, MOLECULE_TASKS, grid_spec
-from papers.gfn_losses.train import Config
 
 LAST = 5  # final L1 = mean of the last evaluations
 
@@ -38,6 +38,8 @@ def evaluate(cfg: EvalConfig) -> None:
     task, method = config.task, config.method
     steps = [line["step"] for line in lines]
 
+    tuned = {k: v for k in ("lr", "grad_clip") if (v := getattr(config, k)) is not None}
+
     def add(seed: int, metric: str, value: Any, **labels: Any) -> None:
         rows.append(
             {
@@ -46,6 +48,7 @@ def evaluate(cfg: EvalConfig) -> None:
                 "seed": seed,
                 "metric": metric,
                 "value": value,
+                **tuned,
                 **labels,
             }
         )
@@ -102,6 +105,7 @@ def evaluate(cfg: EvalConfig) -> None:
             add(seed, "collapsed", float(final["collapsed"][i]))
             add(seed, "distinct", final["distinct"][i])
             add(seed, "mean_distance", curve(i, "distance")[-1])
+            add(seed, "n_bits", config.n_bits)
     if task in MOLECULE_TASKS:
         seed = config.seed[0]
         for metric in ("mean_score", "top_score", "reward_calls"):

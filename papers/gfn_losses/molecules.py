@@ -6,102 +6,33 @@ proxy and its reward are in ``common.gfn.fragments``.
 
 from __future__ import annotations
 
-from itertools import combinations
-from typing import TYPE_CHECKING
-
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from common.errors import UserError
 from common.gfn import objectives as flows
+from common.gfn.fragment_nets import FragmentNetworks
 from common.gfn.fragments import (
     FragmentEnv,
     ProxyReward,
     data_file,
     load_fragments,
     load_proxy,
+    mean_similarity,
 )
 from common.gfn.sampling import masked_log_softmax, sample, uniforms
 from common.run import Run
 from common.stacked import seed_generators
 from common.torch_utils import setup
-from papers.gfn_losses.method import LOSSES, objective
-
-if TYPE_CHECKING:
-    from papers.gfn_losses.train import Config
+from papers.gfn_losses.config import Config
+from papers.gfn_losses.method import objective
+from papers.gfn_losses.methods import METHODS
 
 LAMBDA = 0.99  # STB [paper]
 EPSILON = 0.05  # uniformly random actions [paper]
 LR = 5e-4  # Adam [paper]
 SLOPE_CLIP_MOLECULES = 10.0  # c of the surrogate [code]
 TOP_K = 100  # molecules of the top-k metrics
-
-
-class BlockPolicy(nn.Module):
-    """Message passing over the fragment tree (10 rounds); heads: stem x fragment, stop, log F."""
-
-    def __init__(self, env: FragmentEnv, width: int = 256, n_rounds: int = 10) -> None:
-        super().__init__()
-        self.env, self.n_rounds = env, n_rounds
-        self.block = nn.Embedding(env.n_true_blocks + 1, width)
-        self.stem = nn.Embedding(env.n_stem_types + 1, width)
-        self.bond = nn.Embedding(env.n_stem_types, width)
-        self.enter = nn.Sequential(nn.Linear(width, width), nn.LeakyReLU(), nn.Linear(width, width))
-        self.root = nn.Linear(width, width)
-        self.gru = nn.GRUCell(width, width)
-        self.stem_head = nn.Sequential(
-            nn.Linear(2 * width, width),
-            nn.LeakyReLU(),
-            nn.Linear(width, width),
-            nn.LeakyReLU(),
-            nn.Linear(width, env.n_blocks),
-        )
-        self.global_head = nn.Sequential(
-            nn.Linear(width, width), nn.LeakyReLU(), nn.Linear(width, 2)
-        )
-
-    def forward(self, states: Tensor) -> tuple[Tensor, Tensor]:
-        """States [..., K, 3] -> logits [..., A], log F [...]."""
-        env = self.env
-        lead = states.shape[:-2]
-        flat = states.reshape(-1, env.max_blocks, 3)
-        block, parent, used = flat.unbind(-1)
-        real = block != env.n_blocks
-        real[:, 0] = True  # the empty molecule is one special node
-        hung = parent >= 0
-        above = parent.clamp(min=0)
-        out = h = self.enter(self.block(env.true_block[block]))  # [n, K, width]
-        at_parent = env.stem_type[block.gather(1, above), used.clamp(min=0)]
-        at_child = env.stem_type[block, 0]
-        first = self.bond(torch.where(hung, at_parent, torch.zeros_like(at_parent)))
-        second = self.bond(torch.where(hung, at_child, torch.zeros_like(at_child)))
-        index = above.unsqueeze(-1).expand_as(out)
-        for _ in range(self.n_rounds):
-            # rank-one edge network: x_parent (e_1 e_2^T)
-            message = (out.gather(1, index) * first).sum(-1, keepdim=True) * second
-            message = message * hung.unsqueeze(-1)
-            m = nn.functional.leaky_relu(message + self.root(out))
-            out = h = self.gru(m.flatten(0, 1), h.flatten(0, 1)).view_as(out)
-        types = env.stem_type[block]  # [n, K, R]
-        empty = (block[:, 0] == env.n_blocks).view(-1, 1, 1)
-        types = torch.where(empty, torch.full_like(types, env.n_stem_types), types)
-        per_stem = torch.cat(
-            [out.unsqueeze(2).expand(-1, -1, env.n_stems, -1), self.stem(types)], -1
-        )
-        add = self.stem_head(per_stem).flatten(1)  # [n, K * R * n_blocks]
-        pooled = (out * real.unsqueeze(-1)).sum(1) / real.sum(1, keepdim=True)
-        both = self.global_head(pooled)
-        logits = torch.cat([add, both[:, :1]], -1)
-        return logits.view(*lead, -1), both[:, 1].view(lead)
-
-
-def mean_similarity(smiles: list[str]) -> float:
-    """Mean pairwise Tanimoto similarity on RDKit fingerprints (nan below two molecules)."""
-    from rdkit import Chem, DataStructs
-
-    prints = [Chem.RDKFingerprint(Chem.MolFromSmiles(s, sanitize=True)) for s in smiles]
-    pairs = [DataStructs.TanimotoSimilarity(a, b) for a, b in combinations(prints, 2)]
-    return sum(pairs) / len(pairs) if pairs else float("nan")
 
 
 def top(scores: dict[str, float], k: int = TOP_K) -> list[str]:
@@ -115,7 +46,7 @@ def train_molecules(cfg: Config) -> None:
         raise UserError("the molecule task trains one seed per run; give one --seed")
     fragments = load_fragments(data_file(cfg.fragments))
     proxy = load_proxy(data_file(cfg.proxy))
-    loss = LOSSES[cfg.method]
+    loss = METHODS[cfg.method].loss
     run = Run.open(cfg.out, cfg)
     if run.finished:
         return
@@ -123,7 +54,7 @@ def train_molecules(cfg: Config) -> None:
     clip = SLOPE_CLIP_MOLECULES if cfg.slope_clip is None else cfg.slope_clip
     env = FragmentEnv(fragments, max_blocks=cfg.max_blocks, device=device)
     reward = ProxyReward(env, proxy.to(device))
-    policy = BlockPolicy(env, width=cfg.width).to(device)
+    policy = FragmentNetworks(seed_generators(cfg.seed, 0), env, cfg.width).to(device)
     optimizer = torch.optim.Adam(policy.parameters(), lr=LR)
     generators = seed_generators(cfg.seed, 1, device)
     kept = run.keep(

@@ -16,8 +16,10 @@ from common.report import (
     grid,
     heatmaps,
     intervals,
+    last,
     mean,
     report_cli,
+    tuning,
 )
 from common.report import cell as shown
 from common.rows import NoResults, Rows
@@ -101,6 +103,11 @@ def main_table(rows: Rows) -> Table:
 
 def tables(rows: Rows) -> list[Table]:
     """Main table; grid, bit sequences (the paper's numbers beside), molecules, theorem."""
+    if rows.unique("lr"):  # the scale tuning
+        what = "area under the L1 curve, median of the seeds"
+        tried = [(task, {"task": task, "metric": "area"}) for task in GRIDS if rows.of(task=task)]
+        along = ("lr", "grad_clip")
+        return [tuning(rows, METHODS, of, along, title=f"{title(t)}: {what}") for t, of in tried]
     result = [main_table(rows)]
     lines = [
         (f"{title(t)}: {label}", {"task": t, **of})
@@ -124,19 +131,11 @@ def tables(rows: Rows) -> list[Table]:
     )
     result.append(bits_table(rows))
     molecules = [(label, {**of, "task": "mols-stb"}) for label, of in by_method(METHODS)]
-    last = [Column(m, {"metric": m}, show=at_end) for m in ("mean_score", "top_score")]
+    ends = [Column(m, {"metric": m}, show=last) for m in ("mean_score", "top_score")]
     similar = Column("similarity", {"metric": "similarity"})
-    result.append(grid(rows, "Molecules (sEH), at the end", molecules, [*last, similar]))
+    result.append(grid(rows, "Molecules (sEH), at the end", molecules, [*ends, similar]))
     result.append(theorem_table(rows))
     return [table for table in result if table.rows]
-
-
-def at_end(rows: Rows) -> str:
-    """Cell: last value of a curve."""
-    try:
-        return f"{rows.curve()[1][:, -1].mean():.3g}"
-    except NoResults:
-        return "–"
 
 
 def bits_table(rows: Rows) -> Table:
@@ -167,68 +166,59 @@ def bits_table(rows: Rows) -> Table:
 def theorem_table(rows: Rows) -> Table:
     """Relative gradient errors by DAG and part."""
     errors = rows.of(metric="gradient_error")
-    body = []
-    for dag in errors.unique("dag"):
-        for part in errors.of(dag=dag).unique("part"):
-            found = errors.of(dag=dag, part=part)
-            cells = [found.of(method=m) for m in METHODS]
-            body.append([dag, part, *(f"{c.value():.0e}" if c else "–" for c in cells)])
-    labels = [METHODS.label(m) for m in METHODS]
+    pairs = [(d, p) for d in errors.unique("dag") for p in errors.of(dag=d).unique("part")]
+    lines = [(f"{dag}, {part}", {"dag": dag, "part": part}) for dag, part in pairs]
+    columns = [
+        Column(label, of, show=lambda r: f"{r.value():.0e}") for label, of in by_method(METHODS)
+    ]
     text = "Theorem 1: relative error between the gradients of loss and divergence (float64)"
-    return Table(text, ["DAG", "part", *labels], body)
+    return grid(errors, text, lines, columns, corner="DAG, part")
+
+
+def panel(task: str, metric: str, ylabel: str) -> Panel:
+    """A metric of a task."""
+    return Panel(title(task), {"task": task, "metric": metric}, ylabel)
 
 
 def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
-    """L1 curves and bit modes (main), regions, learned distributions, molecules."""
-    drawn: dict[str, Drawing] = {}
+    """L1 curves and bit modes (main), all bit modes, regions, learned distributions."""
+    if rows.unique("lr"):  # the scale tuning
+        return {}
     tasks = [f"grid-{o}" for o in OBJECTIVES] + ["control-tb"]
-    panels = [
-        Panel(title(t), {"task": t, "metric": "l1_sum_exact"}, "exact L1" if not i % 3 else "")
-        for i, t in enumerate(tasks)
-    ]
-    panels.append(Panel("bits, TB", {"task": "bits-tb", "metric": "modes"}, "modes found"))
-    if figure := curves(rows, METHODS, panels, width=2.7):
-        text = (
+    l1 = [panel(task, "l1_sum_exact", "exact L1") for task in tasks]
+    bits = [panel(f"bits-{o}", "modes", "modes found") for o in OBJECTIVES]
+    found = [panel(task, "regions_found", "regions") for task in tasks]
+    data = {e["method"]: e["data"] for e in extras if e["name"] == "p_terminal"}
+    maps = [("target", e["data"]) for e in extras if e["name"] == "target"]
+    maps += [(METHODS.label(m), data[m]) for m in METHODS if maps and m in data]
+    drawn = {
+        "curves": (
+            curves(rows, METHODS, [*l1, bits[0]], width=2.7),
             "Exact L1 distance of the sampler to its target (0 is perfect) and bit modes found, "
             "against training steps; mean and 95 % band over the seeds of the claims (TB 20, DB "
             "10, others 5). On the easy grid the curves of Quadratic and Linex(1/2) lie on each "
-            "other."
-        )
-        drawn["curves"] = Drawing(figure, text, main=True)
-    bits = [
-        Panel(title(f"bits-{o}"), {"task": f"bits-{o}", "metric": "modes"}, "modes found")
-        for o in ("tb", "db", "stb")
-    ]
-    if figure := curves(rows, METHODS, bits):
-        text = "Bit modes found so far against training steps, mean and 95 % band over 5 seeds."
-        drawn["bit_modes"] = Drawing(figure, text)
-    regions = [
-        Panel(title(t), {"task": t, "metric": "regions_found"}, "regions found") for t in tasks
-    ]
-    if figure := intervals(rows, METHODS, regions, width=2.6):
-        text = (
+            "other.",
+        ),
+        "bit_modes": (
+            curves(rows, METHODS, bits),
+            "Bit modes found so far against training steps, mean and 95 % band over 5 seeds.",
+        ),
+        "regions": (
+            intervals(rows, METHODS, found, width=2.6),
             "Reward regions in which at least one training sample fell: a dot per seed, mean and "
-            "95 % interval. All losses find all regions with FM and on the easy grid."
-        )
-        drawn["regions"] = Drawing(figure, text)
-    maps = {e["method"]: e["data"] for e in extras if e["name"] == "p_terminal"}
-    target = [e["data"] for e in extras if e["name"] == "target"]
-    if maps and target:
-        shown = [("target", target[0])]
-        shown += [(METHODS.label(m), maps[m]) for m in METHODS if m in maps]
-        figure = heatmaps(shown, root=True)
-        text = (
+            "95 % interval. All losses find all regions with FM and on the easy grid.",
+        ),
+        "distributions": (
+            heatmaps(maps, root=True),
             "Distribution of the sampled corner of the grid (TB), mean of three seeds; colour is "
-            "the square root of the probability, the same scale in all panels."
-        )
-        drawn["distributions"] = Drawing(figure, text)
-    scores = [
-        Panel(m.replace("_", " "), {"task": "mols-stb", "metric": m})
-        for m in ("mean_score", "top_score")
-    ]
-    if figure := curves(rows, METHODS, scores):
-        drawn["molecules"] = Drawing(figure, "Molecules (sEH): scores against training steps.")
-    return drawn
+            "the square root of the probability, the same scale in all panels.",
+        ),
+    }
+    return {
+        name: Drawing(figure, caption, main=name == "curves")
+        for name, (figure, caption) in drawn.items()
+        if figure is not None
+    }
 
 
 if __name__ == "__main__":

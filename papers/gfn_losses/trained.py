@@ -15,9 +15,9 @@ from common.gfn.sampling import sample, uniforms
 from common.run import Run
 from common.stacked import seed_generators
 from papers.gfn_losses.bits import SlotPolicy
+from papers.gfn_losses.config import Config
 from papers.gfn_losses.grid import log_pf_of_all_states
 from papers.gfn_losses.task import BIT_TASKS, GRID_TASKS, BitSpec, grid_spec
-from papers.gfn_losses.train import Config
 
 
 class Sampler:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from common.cli import run_cli
 from common.errors import choose
 from common.run import Run
+from common.stacked import rand, randn
 from common.torch_utils import setup
 from papers.ofp import baselines
 from papers.ofp.method import OFPConfig, ofp_loss, update_teacher
@@ -120,12 +121,10 @@ class SeededNoise:
         self.device = device
 
     def normal(self, *shape: int) -> Tensor:
-        draws = [torch.randn(*shape, generator=g) for g in self.generators]
-        return torch.stack(draws).to(self.device)
+        return randn(self.generators, *shape).to(self.device)
 
     def uniform(self, *shape: int) -> Tensor:
-        draws = [torch.rand(*shape, generator=g) for g in self.generators]
-        return torch.stack(draws).to(self.device)
+        return rand(self.generators, *shape).to(self.device)
 
 
 def stack_windows(

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import UserError
-from common.gfn.fragments import FragmentEnv, ProxyReward, data_file, load_fragments, load_proxy
+from common.gfn.fragments import (
+    FragmentEnv,
+    ProxyReward,
+    data_file,
+    load_fragments,
+    load_proxy,
+    mean_similarity,
+)
 from common.gfn.objectives import Visited, loss_per_seed, training_pairs
 from common.gfn.sampling import masked_log_softmax, sample, uniforms
 from common.run import Run
@@ -114,18 +121,6 @@ class Modes:
             if max(BulkTanimotoSimilarity(print_, self._prints), default=0) < MODE_SIMILARITY:
                 self.names.append(name)
                 self._prints.append(print_)
-
-
-def mean_similarity(names: list[str]) -> float:
-    """Mean pairwise Tanimoto similarity (nan below two molecules)."""
-    from rdkit import Chem
-    from rdkit.DataStructs import BulkTanimotoSimilarity
-
-    prints = [Chem.RDKFingerprint(Chem.MolFromSmiles(name)) for name in names]
-    pairs = [
-        s for i in range(1, len(prints)) for s in BulkTanimotoSimilarity(prints[i], prints[:i])
-    ]
-    return sum(pairs) / len(pairs) if pairs else float("nan")
 
 
 def train_molecules(cfg: Config) -> None:

@@ -1,4 +1,4 @@
-"""What RL-CFR is compared with: fixed, random, tuned and searched abstractions; the variants.
+"""What RL-CFR is compared with: tuned and searched abstractions.
 
 An abstraction of any kind is an ``abstraction.Abstraction`` and goes through the same trees, the
 same solver and the same evaluation.
@@ -8,45 +8,23 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from papers.rl_cfr import leduc
-from papers.rl_cfr.abstraction import FINE_SIZES, Abstraction, fixed
+from papers.rl_cfr.abstraction import Abstraction, fixed
 from papers.rl_cfr.mdp import Belief, Solving, reward, solve_with, uniform_ranges
 from papers.rl_cfr.solver import Deal
 from papers.rl_cfr.task import first_state, make_deal
 
 Float = NDArray[np.float64]
 
-FIXED_SETS: dict[str, tuple[float, ...]] = {
-    "fine": FINE_SIZES,
-    "no_raise": (),  # AA_base
-}
 TUNING_GRID = (0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 5.0)
 ORACLE_GRID = (
     *(0.1, 0.125, 0.15, 0.175, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.6, 0.75),
     *(1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0, 5.0),
 )
-
-# RL-CFR with something changed: fields of train.Config
-VARIANTS: dict[str, dict[str, Any]] = {
-    "rl_cfr": {},
-    # the repository's reward: a fixed number of iterations and the mean of the iterates' values
-    "rl_cfr_t250": {"iterations": 250, "value": "iterates", "tolerance": 0.0},
-    "rl_cfr_no_trust": {"trust_from": 1.0},  # other nodes keep the default abstraction
-    # the networks see both ranges; below the root there are none before the tree is solved
-    "rl_cfr_pbs": {"trust_from": 1.0, "with_ranges": True},
-    "rl_cfr_no_baseline": {
-        "no_baseline": True,
-        "clip": 2000.0,
-        "reward_scale": 200.0,
-    },  # the reward is v of the chosen tree alone
-}
-METHODS = (*VARIANTS, "default", *FIXED_SETS, "random", "tuned_fixed", "grid_oracle")
-LEDUC_METHODS = ("default", "fine", "no_raise", "tuned_fixed")  # there "fine" is every bet
 
 
 def root_gains(

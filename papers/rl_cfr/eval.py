@@ -34,6 +34,7 @@ from papers.rl_cfr.abstraction import (
     random,
     sizes_at,
 )
+from papers.rl_cfr.config import Config, resolve
 from papers.rl_cfr.mdp import (
     Belief,
     Solving,
@@ -43,6 +44,7 @@ from papers.rl_cfr.mdp import (
     transition,
     uniform_ranges,
 )
+from papers.rl_cfr.methods import METHODS
 from papers.rl_cfr.solver import Deal, solve
 from papers.rl_cfr.task import (
     EVALUATION_STREAM,
@@ -56,7 +58,6 @@ from papers.rl_cfr.task import (
     largest_raise,
     make_deal,
 )
-from papers.rl_cfr.train import Config, resolve
 
 
 @dataclass
@@ -155,12 +156,7 @@ def evaluate(cfg: EvalConfig) -> None:
         run.write_eval(leduc_rows(trained, run.final()["sizes"], label), [])
         return
     final = run.final()
-    if "target" in final:
-        policy = learned(final["target"], trained.share_of_stack)
-    elif trained.method == "random":
-        policy = random(trained.n_pairs, trained.seed)
-    else:
-        policy = fixed(final["sizes"])
+    policy = policy_of(trained, final)
     rows, extras = preflop_rows(trained, policy, label)
     if "target" in final:
         rows += learning_rows(run.metrics(), label)
@@ -172,12 +168,20 @@ def evaluate(cfg: EvalConfig) -> None:
     run.write_eval(rows, extras)
 
 
+def policy_of(cfg: Config, final: dict[str, Any]) -> Abstraction:
+    """The abstraction of a finished run."""
+    kind = METHODS[cfg.method].kind
+    if kind == "learned":
+        return learned(final["target"], cfg.share_of_stack)
+    return random(cfg.n_pairs, cfg.seed) if kind == "random" else fixed(final["sizes"])
+
+
 def preflop_rows(
     cfg: Config, policy: Abstraction, label: dict[str, Any]
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Metrics (i) to (v) of an abstraction, and its sizes at the held-out roots."""
     rows: list[dict[str, Any]] = []
-    default = fixed(cfg.default_sizes)
+    default, kind = fixed(cfg.default_sizes), METHODS[cfg.method].kind
 
     def row(metric: str, values: list[float]) -> None:
         steps = list(range(len(values)))
@@ -185,7 +189,7 @@ def preflop_rows(
 
     def chosen_at(belief: Belief, deal: Deal) -> Abstraction:
         """The abstraction of one state as a fixed one."""
-        if cfg.method == "grid_oracle":
+        if kind == "searched":
             how = Solving(cfg.oracle_iterations, None)
             return baselines.best_single_size(belief, deal, default, how)
         if cfg.with_ranges:
@@ -217,7 +221,7 @@ def preflop_rows(
         name = "gain_t250" if value == "average" else "gain_iterates_t250"
         row(name, np.round(gains, 4).tolist())
     extras = []
-    if cfg.method in ("rl_cfr", "grid_oracle"):
+    if kind in ("learned", "searched"):
         sizes = [[round(one[0].state.stack, 2), *legal_sizes(at, one[0])] for one, at in pairs]
         extras.append({"name": "sizes", **label, "data": sizes})
 
@@ -225,16 +229,18 @@ def preflop_rows(
     gains = [measured(*one, chosen_at(*one), default, converged).gain for one in deep]
     row("gain_deep", np.round(gains, 4).tolist())
 
-    if cfg.method == "grid_oracle" or cfg.with_ranges:
+    if kind == "searched" or cfg.with_ranges:
         return rows, extras  # they choose by solving, or need ranges that the tree lacks
     few = deals[: cfg.eval_security_deals]
     T = cfg.eval_iterations
-    if few and cfg.method != "fine":  # FINE against itself: 0, the mean of both seats
+    if (
+        few and METHODS[cfg.method].sizes != FINE_SIZES
+    ):  # FINE against itself: 0, the mean of both seats
         judged = [against(*one, policy, FINE, T) for one in few]
         row("security_loss", [round(-value, 5) for value, _ in judged])
         error = float(np.mean([gap for _, gap in judged]))
         rows.append({**label, "metric": "security_error", "value": error})
-    if few and cfg.method != "default":
+    if few and kind != "default":
         row("head_to_head", [round(against(*one, policy, default, T)[0], 5) for one in few])
     return rows, extras
 

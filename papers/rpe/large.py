@@ -11,6 +11,7 @@ from torch import Tensor
 
 from common.gfn import rna
 from common.gfn.dag import EnumeratedDAG
+from common.gfn.local_dag import strings_around
 from common.gfn.nets import StackedMLP
 from common.gfn.sampling import Trajectories, sample
 from common.gfn.strings import StringEnv
@@ -64,64 +65,16 @@ class LargeStrings:
         return self.local_dag(sample(self.env, logits, u))
 
     def local_dag(self, traj: Trajectories) -> tuple[Trajectories, EnumeratedDAG]:
-        """The DAG of the visited states, their children and their parents.
-
-        Counts of edges are those of the whole DAG. Edges that leave the batch's neighbourhood
-        lead nowhere (-1, or row 0 for parents); no loss looks at them. Objects that were not
-        visited have the placeholder log R = 0, and their reward is not asked for.
-        """
-        env = self.env
-        visited = traj.states.flatten(0, -2)
-        actions = torch.arange(env.n_actions, device=visited.device)
-        backward = torch.arange(env.n_backward, device=visited.device)
-        inner = visited[env.forward_mask(visited).any(-1)]
-        children = env.step(
-            inner.unsqueeze(1).expand(-1, env.n_actions, -1), actions.expand(len(inner), -1)
+        """A batch by the row numbers of its own DAG of visited states, children and parents."""
+        n, length = traj.mask.shape[-2], traj.mask.shape[-1] + 1
+        local = strings_around(
+            self.env,
+            traj.states.flatten(0, -2),
+            self.env.log_reward(traj.last).flatten(),
+            torch.arange(n, device=traj.last.device) * length + length - 1,
+            children=True,
         )
-        grown = visited[env.backward_mask(visited).any(-1)]
-        parents = env.backward_step(
-            grown.unsqueeze(1).expand(-1, env.n_backward, -1), backward.expand(len(grown), -1)
-        )
-        needed = torch.cat([visited, children.flatten(0, 1), parents.flatten(0, 1)])
-        number, inverse = torch.unique(env.index(needed), return_inverse=True)
-        states = torch.empty(len(number), env.length, dtype=torch.long, device=visited.device)
-        states[inverse] = needed  # equal strings write the same
-
-        def local(other: Tensor, exists: Tensor, absent: int) -> Tensor:
-            wanted = env.index(other)
-            place = torch.searchsorted(number, wanted).clamp(max=len(number) - 1)
-            return torch.where(exists & (number[place] == wanted), place, absent)
-
-        forward_mask, backward_mask = env.forward_mask(states), env.backward_mask(states)
-        n = len(states)
-        after = env.step(states.unsqueeze(1).expand(-1, env.n_actions, -1), actions.expand(n, -1))
-        before = env.backward_step(
-            states.unsqueeze(1).expand(-1, env.n_backward, -1), backward.expand(n, -1)
-        )
-        parent_rows = local(before, backward_mask, 0).masked_fill(~backward_mask, -1)
-        complete = ~forward_mask.any(-1)
-        log_reward = torch.full((n,), -torch.inf, dtype=torch.float64, device=visited.device)
-        log_reward[complete] = 0.0
-        rows = torch.searchsorted(number, env.index(traj.states))
-        log_reward[rows[..., -1].flatten()] = env.log_reward(traj.last).flatten()
-        dag = EnumeratedDAG(
-            children=local(after, forward_mask, -1),
-            forward_mask=forward_mask,
-            parents=parent_rows,
-            parent_actions=env.forward_action(
-                states.unsqueeze(1).expand(-1, env.n_backward, -1), backward.expand(n, -1)
-            ).masked_fill(~backward_mask, 0),
-            backward_index=env.backward_action(actions).expand(n, -1).contiguous(),
-            log_reward=log_reward,
-            level=env.n_filled(states),
-            source=0,
-            active=env.active_inputs(states),
-            input_dim=env.input_dim,
-        )
-        local_traj = Trajectories(
-            states=rows, actions=traj.actions, mask=traj.mask, last=rows[..., -1]
-        )
-        return local_traj, dag
+        return local.along(traj), local.dag
 
     # -- metrics, estimated ----------------------------------------------------------------------
 

@@ -75,22 +75,29 @@ def test_a_place_where_no_run_can_be(tmp_path, capsys, place, words):
     assert words in one_line(place(tmp_path), capsys)
 
 
-@pytest.mark.parametrize("name", ["config.json", "sources.json", "metrics.jsonl", "lock"])
+@pytest.mark.parametrize("name", ["config.json", "sources.json", "lock"])
 def test_a_folder_in_the_place_of_a_file(tmp_path, capsys, name):
     (tmp_path / "run" / name).mkdir(parents=True)
     assert "something else is in the place" in one_line(tmp_path / "run", capsys)
 
 
-@pytest.mark.parametrize("name", ["config.json", "sources.json", "finished.json", "lock"])
-def test_a_folder_in_the_place_of_a_file_of_a_finished_run(tmp_path, capsys, name):
+@pytest.mark.parametrize("name", ["finished.json", "metrics.jsonl"])
+@pytest.mark.parametrize("evaluated_first", [True, False])
+def test_a_folder_in_the_place_of_a_file_of_a_finished_run(tmp_path, name, evaluated_first):
+    """It goes, and the run is finished anew."""
     train(tmp_path / "run")
-    (tmp_path / "run" / name).unlink()
-    (tmp_path / "run" / name).mkdir()
-    for command in (train, Run.load):
-        try:
-            command(tmp_path / "run")
-        except (UserError, OSError) as error:
-            assert explain(error)[1] == 2
+    path = tmp_path / "run" / name
+    before = path.read_bytes()
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+    if evaluated_first and name == "metrics.jsonl":
+        with pytest.raises(UserError, match="damaged"):
+            Run.load(tmp_path / "run")
+    elif evaluated_first:
+        Run.load(tmp_path / "run")
+    train(tmp_path / "run")
+    Run.load(tmp_path / "run")
+    assert path.is_file() and (name == "finished.json" or path.read_bytes() == before)
 
 
 def test_a_binary_and_an_endless_file(tmp_path, capsys):
@@ -144,16 +151,34 @@ def test_too_few_descriptors(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-def test_ctrl_c_while_a_command_imports(tmp_path):
-    """papers/__init__.py comes before all that a command imports."""
+def slow_paper(tmp_path, text):
+    """A paper with the real papers/__init__.py, which comes before all that a command imports."""
     folder = tmp_path / "papers"
     (folder / "slow").mkdir(parents=True)
     (folder / "__init__.py").write_text((ROOT / "papers" / "__init__.py").read_text())
     (folder / "slow" / "__init__.py").write_text("")
-    (folder / "slow" / "train.py").write_text(
-        "import time\nprint('importing', flush=True)\ntime.sleep(30)\n"
-    )
+    (folder / "slow" / "train.py").write_text(text)
     (tmp_path / "common").symlink_to(ROOT / "common")
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("import no_such_package\n", "error: the package 'no_such_package' is missing"),
+        ("import errno\nraise OSError(errno.EMFILE, 'x')\n", "error: too many open files"),
+        ("1 / 0\n", "Traceback"),
+    ],
+)
+def test_what_goes_wrong_while_a_command_imports(tmp_path, text, words):
+    slow_paper(tmp_path, text)
+    command = [sys.executable, "-m", "papers.slow.train"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode != 0 and words in done.stderr
+    assert ("Traceback" in done.stderr) == (words == "Traceback")
+
+
+def test_ctrl_c_while_a_command_imports(tmp_path):
+    slow_paper(tmp_path, "import time\nprint('importing', flush=True)\ntime.sleep(30)\n")
     with subprocess.Popen(
         [sys.executable, "-m", "papers.slow.train"],
         cwd=tmp_path,

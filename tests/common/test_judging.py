@@ -12,6 +12,7 @@ from common.claims import (
     by_interval,
     compare,
     judge,
+    judge_all,
     plan_of,
 )
 from common.methods import Method, Methods
@@ -123,6 +124,11 @@ def test_missing_rows_name_the_smallest_scale_that_has_them():
     assert verdict(claim(), empty, "smoke") == "not judged"
     assert big.possible("gpu", PLAN) and not huge.possible("gpu", PLAN)
     assert not against.possible("paper", PLAN)  # the rival does not run there
+
+
+def test_a_tuning_judges_nothing():
+    assert judge_all([claim()], METHODS, rows(mine=2), "tuning", PLAN) == []
+    assert len(judge_all([claim()], METHODS, rows(mine=2), "default", PLAN)) == 1
 
 
 def test_the_plan_is_read_from_a_manifest(tmp_path):

@@ -223,6 +223,24 @@ def test_a_finished_run_has_no_steps_left(tmp_path, undisturbed):
     assert checkpoint.newest_first(tmp_path / "run")[0] == newest
 
 
+def test_finishing_what_is_finished_changes_nothing(tmp_path):
+    train(tmp_path / "run")
+    before = checkpoint.newest_first(tmp_path / "run")
+    run = Run.open(tmp_path / "run", Config())
+    run.keep(calls=0)
+    run.finish(late=1)
+    assert checkpoint.newest_first(tmp_path / "run") == before
+
+
+def test_a_configuration_altered_while_the_run_goes_on_is_noticed(tmp_path):
+    run = Run.open(tmp_path / "run", Config())
+    run.keep(x=1)
+    for _ in run.steps(2):
+        files.write_json(tmp_path / "run" / "config.json", {"seed": [3], "steps": STEPS})
+    with pytest.raises(UserError, match="damaged"):
+        Run.load(tmp_path / "run")
+
+
 def test_the_last_checkpoint_holds_what_is_kept_the_step_and_what_then_returned(undisturbed):
     final = undisturbed[0]
     assert final["step"] == STEPS and final["calls"] == 3 * STEPS and final["name"] == "x"

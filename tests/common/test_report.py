@@ -37,6 +37,8 @@ def test_cells():
     assert report.cell(rows().of(method="mine", metric="x")) == str(mean_ci([2, 3, 4]))
     assert report.cell(rows().of(metric="once")) == "0.123"
     assert report.cell(rows().of(metric="no")) == "–"
+    assert report.last(rows().of(method="mine", metric="curve")) == "2.00 [2.00, 2.00]"
+    assert report.last(rows().of(metric="no")) == "–"
     assert report.mean(1)(rows().of(method="mine", metric="x")) == "3.0"
 
 
@@ -49,6 +51,22 @@ def test_a_grid_marks_the_best_and_leaves_out_what_was_not_run():
     assert marked == [True, False, False] and table.rows[0][2] == "–" and table.main
     least = report.grid(rows(), "T", lines, [Column("x", {"metric": "x"}, "min")])
     assert least.rows[1][1].startswith("**")
+
+
+def test_a_tuning_marks_the_best_setting_of_each_method():
+    found = Rows(
+        [
+            {"task": "t", "metric": "x", "method": m, "seed": s, "lr": lr, "value": v + s % 2}
+            for m, losses in (("mine", (3.0, 1.0, 2.0)), ("base", (1.0, 2.0, 3.0)))
+            for lr, v in zip((0.1, 0.2, 0.3), losses, strict=True)
+            for s in (1000, 1002, 1001)
+        ]
+    )
+    table = report.tuning(found, METHODS, {"metric": "x"}, ["lr"], title="T")
+    assert table.columns == ["method", "lr=0.1", "lr=0.2", "lr=0.3"]
+    assert table.rows == [["Mine", "3", "**1**", "2"], ["Base", "**1**", "2", "3"]]
+    most = report.tuning(found, METHODS, {"metric": "x"}, ["lr"], title="T", best="max")
+    assert most.rows[0][1] == "**3**"
 
 
 PANEL = Panel("t", {"task": "t", "metric": "curve"}, "curve")

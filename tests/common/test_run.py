@@ -100,7 +100,12 @@ def empty(path):
     path.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [flip, truncate, empty])
+def folder_instead(path):
+    path.unlink()
+    (path / "inside").mkdir(parents=True)
+
+
+@pytest.mark.parametrize("damage", [flip, truncate, empty, folder_instead])
 def test_a_damaged_checkpoint_is_noticed_and_the_one_before_used(
     tmp_path, undisturbed, damage, capsys
 ):

@@ -24,7 +24,8 @@ def whole_and_cut(
     """Trains twice, undisturbed and cut short at the first checkpoint and resumed.
 
     ``whole_and_cut(train, config, every)``: the checkpoint falls after ``every`` steps. Asserts
-    that both runs logged the same lines; returns their final trees, for the test to compare.
+    that both runs logged the same lines; returns their final trees, for the test to compare:
+    bit for bit, which is promised on one machine.
     """
 
     def play(

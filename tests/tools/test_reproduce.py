@@ -61,11 +61,9 @@ def test_results_hold_what_the_design_says(finished, repository):
 
 def test_what_is_finished_is_skipped(repository, copy):
     before = {p: p.stat().st_mtime_ns for p in copy.rglob("*.safetensors")}
-    begun = time.monotonic()
     done = again(repository, copy)
     assert "jobs are finished" in done.stdout
     assert {p: p.stat().st_mtime_ns for p in copy.rglob("*.safetensors")} == before
-    assert time.monotonic() - begun < 15
 
 
 def one(folder, name):
@@ -355,7 +353,7 @@ def test_longer_jobs_share_the_cores_out(tmp_path, monkeypatch):
     running = peak = 0
 
     class Fake:
-        def __init__(self, job, folder, device, threads, cache, gpu, share):
+        def __init__(self, job, folder, device, threads, cache, gpu, share, nurseries):
             nonlocal running, peak
             self.job, self.threads, self.gpu, self.process = job, threads, gpu, None
             running += threads

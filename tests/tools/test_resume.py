@@ -1,5 +1,6 @@
 """The pipeline can be killed at any moment and ends with the same rows."""
 
+import contextlib
 import json
 import os
 import random
@@ -134,3 +135,29 @@ def test_two_runners_do_not_get_in_each_others_way(repository, tmp_path, undistu
         assert second.returncode == 2 and "is at work in" in output
     first.communicate(timeout=120)
     finish(repository, tmp_path, undisturbed[0])
+
+
+def test_judging_ends_with_the_runner(own_repository, tmp_path):
+    """A runner that is killed leaves nobody behind who writes into ``judged``."""
+    paper = own_repository.root / "papers" / "toy"
+    for name in ("claims", "report"):
+        path = paper / f"{name}.py"
+        text = path.read_text()
+        assert "__main__" in text
+        slow = "import time\n    from common.cli import die_with_parent\n    "
+        slow += 'die_with_parent()\n    print("judging", flush=True)\n    time.sleep(60)\n    '
+        head, tail = text.split('if __name__ == "__main__":\n    ')
+        path.write_text(f'{head}if __name__ == "__main__":\n    {slow}{tail}')
+    process = start(own_repository, tmp_path)
+
+    def judges():
+        found = []
+        for child in psutil.Process(process.pid).children(recursive=True):
+            with contextlib.suppress(psutil.Error):  # it has ended just now
+                found += [child] if "papers.toy.claims" in child.cmdline() else []
+        return found
+
+    while process.poll() is None and not judges():
+        time.sleep(0.05)
+    time.sleep(3)  # it has come to the line that watches
+    kill(process, whole_group=False)

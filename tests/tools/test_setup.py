@@ -415,7 +415,10 @@ def copy(tmp_path_factory):
     return root
 
 
-VARIABLES = ("PAPER", "SCALE", "SEEDS", "HOURS", "EXECUTOR", "DEVICE", "JOBS", "VENV", "PYTHON")
+VARIABLES = (
+    *("PAPER", "SCALE", "SEEDS", "SEED_OFFSET", "HOURS", "ANYWAY"),
+    *("EXECUTOR", "DEVICE", "JOBS", "VENV", "PYTHON"),
+)
 
 
 def make(root, *arguments, **extra):
@@ -512,8 +515,16 @@ def test_what_has_good_characters_and_makes_no_sense_is_one_line(copy):
     python = f"PYTHON={sys.executable}"
     for paper in ("--help", "-x", "..", "all,x"):
         assert "unknown paper" in refused(copy, "reproduce", f"PAPER={paper}", python)
-    for pair in ("SEEDS=-1", "SEEDS=two", "HOURS=1.2.3", "HOURS=-1", "JOBS="):
-        assert "takes a" in refused(copy, "reproduce", "PAPER=uniinf", pair, python)
+    for pair in (
+        "SEEDS=-1",
+        "SEEDS=two",
+        "HOURS=1.2.3",
+        "HOURS=-1",
+        "JOBS=",
+        "SEED_OFFSET=-1",
+        "ANYWAY=;",
+    ):
+        assert "takes " in refused(copy, "reproduce", "PAPER=uniinf", pair, python)
     line = refused(copy, "expert", "PAPER=uniinf", python)
     assert "uniinf has no expert.py; PAPER= one of" in line
     assert "unknown installer 'pipp'" in refused(copy, "list", "INSTALLER=pipp", python)
@@ -552,7 +563,7 @@ def test_make_passes_on_what_is_given(copy, tmp_path):
     assert command("reproduce", "PAPER=ofp") == f"{default} default"
     assert command("smoke", "PAPER=ofp", "SCALE=paper") == f"{default} smoke"
     assert command("results", "PAPER=ofp", "SCALE=tuning") == f"{default} tuning --commit-results"
-    assert command("judge", "PAPER=ofp") == "reproduce ofp --rejudge --scale default"
+    assert command("judge", "PAPER=ofp") == "judging ofp --scale default"
     assert command("power", "PAPER=ofp", "SCALE=gpu") == "power ofp --scale gpu"
     assert command("bench", "PAPER=ofp") == "bench ofp" and command("bench") == "bench"
     assert command("list") == "tables --list"
@@ -560,6 +571,9 @@ def test_make_passes_on_what_is_given(copy, tmp_path):
     assert command("setup").endswith(" --all")
     assert command("reproduce", "PAPER=all", "HOURS=10") == (
         "reproduce all --hours 10 --executor local --device cpu --scale default"
+    )
+    assert command("reproduce", "PAPER=ofp", "SEED_OFFSET=100", "ANYWAY=1") == (
+        "reproduce ofp --seed-offset 100 --anyway --executor local --device cpu --scale default"
     )
     assert command(
         "reproduce", "PAPER=ofp", "SEEDS=2", "DEVICE=cuda", "EXECUTOR=ray", "SCALE=gpu"

@@ -174,7 +174,7 @@ def test_distinct_rows_give_the_same_loss_and_gradient(name: str, objective: str
         loss = loss_per_seed(parts)
         results.append((loss, *torch.autograd.grad(loss.sum(), list(net.parameters()))))
     for a, b in zip(*results, strict=True):
-        assert torch.allclose(a, b, rtol=1e-4, atol=1e-6 * float(b.abs().max()) + 1e-9)
+        assert torch.allclose(a, b, rtol=1e-4, atol=1e-5 * float(b.abs().max()) + 1e-9)
 
 
 def test_uniform_backward_policy() -> None:

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 
-from papers.bvvi import baselines, bench, claims, method, task
+from papers.bvvi import baselines, bench, method, report, task
 
 
 @pytest.mark.parametrize("gamma", [-1.0, 1.0])
@@ -90,10 +90,10 @@ def test_q_as_gamma_times_log_has_the_same_argmax_and_another_value() -> None:
 
 def test_assumed_optima_are_not_optima() -> None:
     """Subtracting returns from these is not regret."""
-    for table in (claims.ASSUMED_IN_REPORT, claims.ASSUMED_IN_SCRIPT):
+    for table in (report.ASSUMED_IN_REPORT, report.ASSUMED_IN_SCRIPT):
         errors = {g: v - method.solve(task.off(), g).value for g, v in table.items()}
         assert max(map(abs, errors.values())) > 0.6
-    assert claims.ASSUMED_IN_SCRIPT[5.0] > 4  # more than any policy can earn in four steps
+    assert report.ASSUMED_IN_SCRIPT[5.0] > 4  # more than any policy can earn in four steps
 
 
 def test_deterministic_policies_are_enough() -> None:

@@ -1,5 +1,6 @@
 """Learning: runs that are cut, stacked seeds, what the learner sees, claims that can fail."""
 
+import dataclasses
 import itertools
 import json
 import subprocess
@@ -9,18 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from common.claims_v1 import judge_all, long_form
 from common.errors import UserError
 from common.run import Run
-from papers.bvvi import baselines, bench, claims, method, task
-from papers.bvvi.baselines import METHODS, PLANNER
+from papers.bvvi import baselines, bench, load, method, task
+from papers.bvvi.config import Config
 from papers.bvvi.eval import EvalConfig, evaluate
-from papers.bvvi.train import Config, train
+from papers.bvvi.methods import METHODS
+from papers.bvvi.train import train
 
-JUDGED = {claim.id: claim.judged for claim in claims.CLAIMS}
+LEARNERS = [name for name in METHODS if METHODS[name].learn]
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -38,12 +38,7 @@ def result(folder: Path) -> dict[str, Any]:
 
 def setup_of(name: str, env: task.POMDP, gamma: float, c: float, K: int) -> method.Setup:
     """What the learner of a method is told."""
-    m = METHODS[name]
-    plan_gamma = baselines.RISK_NEUTRAL if m.risk_neutral else gamma
-    v_star, scale = method.solve(env, gamma).value, c if m.explores else 0.0
-    return method.Setup(
-        gamma, plan_gamma, scale, method.iota(env, K), v_star, m.q_bonus, exact_first=True
-    )
+    return METHODS[name].setup(env, gamma, c, K, 0.2, exact_first=True)
 
 
 def play(name: str, env: task.POMDP, gamma: float, c: float, K: int, seed: int = 0) -> tuple:
@@ -75,7 +70,7 @@ def test_a_run_that_is_cut_ends_with_the_same_numbers(
             raise Killed
         plain(*args)
 
-    monkeypatch.setitem(METHODS, name, METHODS[name]._replace(learn=mortal))
+    monkeypatch.setitem(METHODS._methods, name, dataclasses.replace(METHODS[name], learn=mortal))
     with pytest.raises(Killed):
         train(Config(**settings, out=tmp_path / "cut"))
     assert (tmp_path / "cut" / "metrics.jsonl").read_text()
@@ -136,25 +131,43 @@ def test_manifest_names_methods_and_tasks_that_exist() -> None:
     text = (REPOSITORY / "papers" / "bvvi" / "paper.toml").read_text()
     for scale, content in tomllib.loads(text)["scales"].items():
         for stage in content["stages"]:
-            assert set(stage["methods"]) <= {*METHODS, PLANNER}, scale
+            assert set(stage["methods"]) <= set(METHODS), scale
             assert set(stage["tasks"]) <= set(task.TASKS), scale
 
 
-def test_the_paper_scale_runs_on_few_episodes(tmp_path: Path) -> None:
-    """Its flags, with 20 episodes in the place of 2000."""
-    text = (REPOSITORY / "papers" / "bvvi" / "paper.toml").read_text()
-    stage = tomllib.loads(text)["scales"]["paper"]["stages"][0]
-    for name, where in itertools.product(stage["methods"], stage["tasks"]):
-        args = {k: tuple(v) if isinstance(v, list) else v for k, v in stage["args"].items()}
-        out = tmp_path / name / where
-        train(Config(method=name, task=where, seed=(0, 1), episodes=20, out=out, **args))
-        assert len([r for r in result(out)["eval"] if r["metric"] == "regret"]) == 14
+def test_a_trained_policy_can_be_used(tmp_path: Path) -> None:
+    """It is what the learner would play next, and acts on observations alone."""
+    for name in LEARNERS:
+        out = tmp_path / name
+        train(Config(method=name, episodes=40, seed=(1, 4), gamma=(-1.0, 1.0), c=(0.1,), out=out))
+        agent = load(out, seed=4, gamma=1.0)
+        env = task.gamble()
+        state, _ = play(name, env, 1.0, 0.1, 40, seed=4)
+        setup = setup_of(name, env, 1.0, 0.1, 40)
+        tally = np.zeros(3)
+        uniforms = task.episode_uniforms("gamble", 4, 41, env)
+        METHODS[name].learn(env, setup, uniforms, agent.starts, 40, 41, state, tally)
+        lost = setup.v_star - agent.value()
+        assert tally[method.REGRET] == pytest.approx(lost, abs=1e-12)  # of the 41st episode
+        episode = agent.play(seed=3)
+        seen = episode["o"].tolist()
+        assert [agent.act(seen[: h + 1]) for h in range(4)] == episode["a"].tolist()
+    assert load(tmp_path / "greedy", seed=1).setup.gamma == -1.0
+    for wrong in ({"seed": 2}, {"seed": 1, "gamma": 3.0}, {"seed": 1, "c": 1.0}):
+        with pytest.raises(UserError, match="the run has"):
+            load(tmp_path / "bvvi_next", **wrong)
+    for observations in ([], [3], [0] * 5):
+        with pytest.raises(UserError, match="act takes"):
+            agent.act(observations)
+    train(Config(method="planner", out=tmp_path / "planner"))
+    with pytest.raises(UserError, match="learns nothing"):
+        load(tmp_path / "planner")
 
 
 # -- what the learner does ---------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", LEARNERS)
 def test_regret_is_never_negative_and_flat_at_the_optimum(name: str) -> None:
     for gamma in (-1.0, 1.0):
         env = task.gamble()
@@ -163,7 +176,7 @@ def test_regret_is_never_negative_and_flat_at_the_optimum(name: str) -> None:
         assert -1e-9 <= few[method.REGRET] <= many[method.REGRET] + 1e-9
 
 
-@pytest.mark.parametrize("name", list(METHODS))
+@pytest.mark.parametrize("name", LEARNERS)
 def test_chunks_change_nothing(name: str) -> None:
     env, K = task.gamble(), 90
     m, setup = METHODS[name], setup_of(name, env, -1.0, 0.1, K)
@@ -220,7 +233,7 @@ def test_learning_is_planning_on_the_counts_of_what_was_revealed() -> None:
 def test_all_methods_meet_the_same_chances() -> None:
     """On E-off actions move nothing, so all learners count the same states and observations."""
     env, K = task.off(), 50
-    seen = [play(name, env, 1.0, 0.1, K) for name in METHODS if name != "rsvi2"]
+    seen = [play(name, env, 1.0, 0.1, K) for name in LEARNERS if name != "rsvi2"]
     for (_, moves, emissions), _ in seen:
         np.testing.assert_array_equal(emissions, seen[0][0][2])
         np.testing.assert_array_equal(moves.sum(1), seen[0][0][1].sum(1))
@@ -287,136 +300,7 @@ def test_checkpoints() -> None:
     assert task.judged(2000) == [200, 320, 500, 800, 1250, 1900, 2000]
 
 
-# -- claims ------------------------------------------------------------------------------------
-
-STEPS = np.array(task.judged(2000), float)
-IDEAL = {  # (method, task, gamma, c): regret at K, exponent
-    ("bvvi_next", "off", -1.0, 1.0): (30.0, 0.3),
-    ("bvvi_next", "off", 1.0, 1.0): (10.0, 0.3),
-    ("bvvi_next", "off", -3.0, 1.0): (100.0, 0.5),
-    ("bvvi_next", "off", -5.0, 1.0): (150.0, 0.5),
-    ("bvvi_next", "off-full", 1.0, 1.0): (6.0, 0.3),
-    ("bvvi_next", "gamble", -3.0, 0.02): (90.0, 0.5),
-    ("bvvi_next", "gamble", -1.0, 0.02): (60.0, 0.3),
-    ("bvvi_next", "gamble", 1.0, 0.02): (45.0, 0.1),
-    ("greedy", "gamble", -1.0, 0.0): (380.0, 1.0),
-}
-
-
-def rows_of(overrides: dict | None = None, exact: dict | None = None) -> pd.DataFrame:
-    """Rows of an ideal run with some cells replaced."""
-    rng, rows = np.random.default_rng(0), []
-    for (name, where, gamma, c), (final, exponent) in (IDEAL | (overrides or {})).items():
-        for seed in range(10):
-            curve = final * (STEPS / 2000) ** exponent * rng.uniform(0.95, 1.05)
-            row = {"method": name, "task": where, "seed": seed, "gamma": gamma, "c": c}
-            row |= {"episodes": 2000, "metric": "regret"}
-            rows.append(row | {"step": STEPS.tolist(), "value": curve.tolist()})
-    for where, gamma in itertools.product(("off", "gamble"), (-3.0, -1.0, 1.0)):
-        model = task.make_pomdp(where)
-        values = baselines.exact_values(model, gamma) | (exact or {})
-        rows += [
-            {"method": PLANNER, "task": where, "seed": 0, "gamma": gamma, "metric": m, "value": v}
-            for m, v in values.items()
-        ]
-    for metric, value in {"v_star": 2.0, "v_enumerated": 2.0, **(exact or {})}.items():
-        rows.append(
-            {"method": PLANNER, "task": "rand", "seed": 0, "gamma": 2.0}
-            | {"metric": metric, "value": value}
-        )
-    return long_form(rows)
-
-
-def verdicts(rows: pd.DataFrame) -> dict[str, str]:
-    return {c["id"]: c["verdict"] for c in judge_all(claims.CLAIMS, rows, "default")}
-
-
-def test_claims_hold_on_an_ideal_run() -> None:
-    assert verdicts(rows_of()) == {f"C{i}": "reproduced" for i in range(1, 7)}
-
-
-@pytest.mark.parametrize(
-    ("claim", "overrides"),
-    [
-        ("C2", {("bvvi_next", "off", 1.0, 1.0): (10.0, 0.95)}),
-        ("C2", {("bvvi_next", "gamble", -1.0, 0.02): (60.0, 0.85)}),
-        ("C3", {("greedy", "gamble", -1.0, 0.0): (40.0, 1.0)}),
-        ("C4", {("bvvi_next", "off-full", 1.0, 1.0): (20.0, 0.3)}),
-        ("C5", {("bvvi_next", "gamble", -3.0, 0.02): (600.0, 1.0)}),
-        ("C5", {("bvvi_next", "gamble", 1.0, 0.02): (500.0, 0.9)}),
-        ("C6", {("bvvi_next", "off", -5.0, 1.0): (50.0, 0.5)}),
-        ("C6", {("bvvi_next", "off", -3.0, 1.0): (20.0, 0.5)}),
-    ],
-)
-def test_each_claim_can_fail(claim: str, overrides: dict) -> None:
-    assert verdicts(rows_of(overrides))[claim] == "contradicted"
-
-
-def test_exact_claims_can_fail() -> None:
-    assert verdicts(rows_of(exact={"v_enumerated": 2.0 + 1e-9}))["C1"] == "contradicted"
-    assert verdicts(rows_of(exact={"v_full": 3.0}))["C4"] == "contradicted"
-
-
-def test_partial_runs_say_what_is_missing() -> None:
-    rows = rows_of()
-    judged = JUDGED["C3"](rows[rows.method != "greedy"])
-    assert judged.verdict == "inconclusive"
-    assert "greedy" in judged.ours
-    assert JUDGED["C1"](rows[rows.task != "rand"]).verdict == "inconclusive"
-
-
-def test_final_J_and_growth() -> None:
-    rows = rows_of()
-    cell = claims.Cell("bvvi_next", "gamble", 1.0, 0.02, 2000)
-    k, curves = claims.regret_curves(rows, cell)
-    slope, ratio = claims.growth(k, curves)
-    assert slope.value == pytest.approx(0.1)
-    assert ratio.value == pytest.approx(4**0.1 / 4)
-    gap = (curves[:, -1] - curves[:, -2]) / 100
-    np.testing.assert_allclose(claims.final_J(rows, cell), 2.610564 - gap, atol=1e-6)
-    with pytest.raises(claims.NoResults, match="no regret"):
-        claims.growth(k, np.zeros_like(curves))
-    assert claims.square_root_fit(k, 3 * np.sqrt(k) * np.ones((4, 1))) == "3√k, 1.00"
-
-
-def test_tables_and_figures_of_a_tiny_run(tmp_path: Path) -> None:
-    rows, extras = [], []
-    for i, (name, where, K, seeds) in enumerate(
-        (
-            ("bvvi_next", "gamble", 40, (0, 1)),
-            ("bvvi_next", "gamble", 60, (0, 1)),  # a longer run
-            ("bvvi_next", "gamble", 60, (2, 3)),  # seeds divided among two jobs
-            ("greedy", "off", 40, (0, 1)),
-            ("rsvi2", "rand", 40, (0, 1)),
-            (PLANNER, "gamble", 1, (0,)),
-            (PLANNER, "off", 1, (0,)),
-            (PLANNER, "rand", 1, (0, 1)),
-        )
-    ):
-        out = tmp_path / str(i)
-        train(Config(method=name, task=where, seed=seeds, episodes=K, c=(0.02,), out=out))
-        evaluate(EvalConfig(run=out))
-        written = json.loads((out / "eval.json").read_text())
-        rows += written["rows"]
-        extras += written["extras"]
-    frame = long_form(rows)
-    shown = claims.tables(frame)
-    assert [len(t.columns) == len(row) for t in shown for row in t.rows].count(False) == 0
-    assert [t.rows[0][0] for t in shown[1:4]] == [
-        "greedy plug-in",
-        "BVVI (next), c=0.02",
-        "RSVI2, o as state, c=0.02",
-    ]
-    assert "60" in shown[-1].title
-    drawn = claims.figures(frame, extras)
-    assert set(drawn) == {
-        *("regret_off", "regret_gamble", "regret_rand", "regret_60_episodes", "regret_by_gamma")
-    }
-    for figure in drawn.values():
-        figure.canvas.draw()
-    only_exact = frame[frame.method == PLANNER].drop(columns=["episodes", "c"])
-    assert claims.figures(only_exact, []) == {}
-    assert len(claims.tables(only_exact)) == 1
+# -- speed ---------------------------------------------------------------------------------------
 
 
 def test_bench_compares_the_same_policies(tmp_path: Path) -> None:

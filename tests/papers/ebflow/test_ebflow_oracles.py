@@ -21,6 +21,7 @@ from papers.ebflow.layers import (
     PointwiseConvolution,
     Squeeze,
 )
+from papers.ebflow.methods import METHODS
 
 torch.set_num_threads(1)
 IMAGE = (2, 4, 4)
@@ -116,14 +117,14 @@ def test_energy_computes_no_determinant_of_a_linear_layer(monkeypatch):
     noise = seed_generators((0, 1), 9)
     for flow, x in flows:
         for loss in ("ssm", "dsm", "fdssm"):
-            result = method.objective(loss, flow, x, noise, sigma=0.3, xi=0.3)
+            result = METHODS[loss].objective(flow, x, noise, sigma=0.3, xi=0.3)
             result.loss.sum().backward()
         with pytest.raises(AssertionError):
             method.log_Z(flow)
         with pytest.raises(AssertionError):
             baselines.ml(flow, x)
         with pytest.raises(AssertionError):  # SML samples: it inverts
-            method.objective("sml", flow, x, noise, sigma=0.3, xi=0.3)
+            METHODS["sml"].objective(flow, x, noise, sigma=0.3, xi=0.3)
 
 
 def test_Z_is_the_integral_of_the_unnormalised_density():
@@ -389,7 +390,7 @@ def test_score_losses_train_the_parameters_through_the_score():
     flow = Flow(models.fc_layers(generators(), 4))
     x, noise = torch.randn(2, 8, 4), seed_generators((0, 1), 9)
     for name in ("ssm", "dsm", "fdssm"):
-        loss = method.objective(name, flow, x, noise, sigma=0.3, xi=0.3).loss.sum()
+        loss = METHODS[name].objective(flow, x, noise, sigma=0.3, xi=0.3).loss.sum()
         gradients = torch.autograd.grad(loss, list(flow.parameters()), allow_unused=True)
         assert all(g is not None and g.abs().max() > 0 for g in gradients), name
 

@@ -11,13 +11,11 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.gfn.fragments import FragmentEnv, SEHProxy, load_fragments
+from common.gfn.fragments import SEHProxy
 from common.run import Run
-from common.stacked import seed_generators
 from papers.egfn import train as training
 from papers.egfn.eval import EvalConfig, evaluate
 from papers.egfn.method import Plan
-from papers.egfn.molecules import FragmentAgents
 from papers.egfn.task import qm9_table
 from papers.egfn.train import Config, train
 
@@ -218,20 +216,6 @@ def test_molecules(method: str, seh: Path, tmp_path: Path, monkeypatch: pytest.M
     train(replace(config, out=tmp_path / "cut"))
     one, other = (Run.load(tmp_path / k).final()["star"] for k in ("r", "cut"))
     assert all(torch.equal(value, other[name]) for name, value in one.items())
-
-
-def test_agents_side_by_side_are_those_alone(seh: Path) -> None:
-    env = FragmentEnv(load_fragments(seh / "blocks_PDB_105.json"), max_blocks=4)
-    states = env.initial((2, 5))
-    for action in (0, 1 * env.n_blocks + 1):
-        states = env.step(states, torch.full((2, 5), action))
-    both = FragmentAgents(seed_generators((0, 1), 0), env, 8, 2)
-    alone = FragmentAgents(seed_generators((1,), 0), env, 8, 2)
-    logits, flow = both(states)
-    logits_alone, flow_alone = alone(states[1:])
-    assert torch.allclose(logits[1], logits_alone[0], atol=1e-5)
-    assert torch.allclose(flow[1], flow_alone[0], atol=1e-5)
-    assert not torch.allclose(logits[0], logits[1], atol=1e-2)
 
 
 def test_user_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

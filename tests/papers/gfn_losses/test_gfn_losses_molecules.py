@@ -10,36 +10,14 @@ import pytest
 import torch
 
 from common.errors import UserError
-from common.gfn.fragments import FragmentEnv, ProxyReward, SEHProxy, load_fragments, load_proxy
+from common.gfn.fragments import FragmentEnv, ProxyReward, load_fragments, load_proxy
 from common.gfn.sampling import choose_by_inverse_cdf
 from common.run import Run
+from papers.gfn_losses.config import Config
 from papers.gfn_losses.eval import EvalConfig, evaluate
-from papers.gfn_losses.molecules import BlockPolicy
-from papers.gfn_losses.train import Config, train
+from papers.gfn_losses.train import train
 
 Chem = pytest.importorskip("rdkit.Chem", reason="RDKit is in the extra 'gfn'")
-
-BLOCKS = {  # same keys and nesting as the published list; stems in its order
-    "block_name": {"0": "c1ccccc1_0", "1": "CO_0", "2": "CO_1", "3": "O_0", "4": "c1cc[nH]c1_0"},
-    "block_smi": {"0": "c1ccccc1", "1": "CO", "2": "CO", "3": "O", "4": "c1cn[nH]c1"},
-    "block_r": {"0": [0, 1, 2, 3, 4, 5], "1": [0, 1], "2": [1, 0, 0, 0], "3": [0], "4": [3, 0, 1]},
-}
-
-
-@pytest.fixture
-def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """$PAPERS_DATA with tiny stand-ins."""
-    folder = tmp_path / "data" / "seh"
-    folder.mkdir(parents=True)
-    (folder / "blocks_PDB_105.json").write_text(json.dumps(BLOCKS))
-    torch.manual_seed(0)
-    proxy = SEHProxy()
-    arrays = {f"p{i:02d}": proxy.get_parameter(n).detach().numpy() for i, n in proxy.ORDER.items()}
-    arrays |= {f"p{i:02d}": np.zeros(3, np.float32) for i in (12, 13, 14, 15)}
-    arrays["p21"] = np.array([4.0], np.float32)
-    np.savez(folder / "seh_proxy.npz", **arrays)
-    monkeypatch.setenv("PAPERS_DATA", str(tmp_path / "data"))
-    return folder
 
 
 def random_states(env: FragmentEnv, n: int, steps: int, seed: int = 0) -> list[torch.Tensor]:
@@ -88,26 +66,6 @@ def test_mdp_and_molecules(data: Path) -> None:
     pyrazole = env.step(env.initial((1,)), torch.tensor([0]))
     joined = env.step(pyrazole, torch.tensor([(0 * env.n_stems + 1) * 5 + 4]))
     assert Chem.MolToSmiles(env.molecule(joined[0])) == "c1ccc(-n2cccn2)cc1"
-
-
-def test_policy_masks_and_ignores_empty_slots(data: Path) -> None:
-    fragments = load_fragments(data / "blocks_PDB_105.json")
-    env = FragmentEnv(fragments, max_blocks=5)
-    wide = FragmentEnv(fragments, max_blocks=7)
-    torch.manual_seed(0)
-    policy = BlockPolicy(env, width=16, n_rounds=2)
-    torch.manual_seed(0)
-    same = BlockPolicy(wide, width=16, n_rounds=2)
-    state = random_states(env, 6, 3)[-1]
-    padded = torch.cat([state, wide.initial((6,))[:, :2]], 1)
-    logits, flow = policy(state)
-    logits_wide, flow_wide = same(padded)
-    used = 5 * env.n_stems * env.n_blocks
-    mask = env.forward_mask(state)
-    assert torch.allclose(flow, flow_wide, atol=1e-5)
-    assert torch.allclose(
-        logits[:, :-1][mask[:, :-1]], logits_wide[:, :used][mask[:, :-1]], atol=1e-5
-    )
 
 
 def test_proxy_matches_a_slow_computation(data: Path) -> None:

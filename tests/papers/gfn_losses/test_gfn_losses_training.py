@@ -24,10 +24,11 @@ from common.run import Run
 from common.stacked import adam, seed_generators
 from papers.gfn_losses import grid
 from papers.gfn_losses.bits import BitSequences, bits_loss, mark_modes
+from papers.gfn_losses.config import Config
 from papers.gfn_losses.eval import EvalConfig, evaluate
 from papers.gfn_losses.method import LOSSES
 from papers.gfn_losses.task import BitSpec
-from papers.gfn_losses.train import Config, train
+from papers.gfn_losses.train import train
 
 ENV = HyperGrid(2, 6, "standard-2")
 OBJECTIVES = ("tb", "db", "stb", "fm", "fl-db", "fl-stb", "modified-db", "modified-stb")

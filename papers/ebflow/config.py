@@ -1,19 +1,18 @@
 """Every number of every experiment: the paper's table (from the authors' code) and ours.
 
-A task is a data set with a model; losses may differ from the task in a few numbers, as theirs do.
+A task is a data set with a model; losses may differ from the task in a few numbers, as theirs do:
+those stand in their entries in methods.py.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal
 
 from common.errors import choose
-
-LOSSES = ("ml", "sml", "ssm", "dsm", "fdssm")
-NO_MAP = ("ssm-nomap", "dsm-nomap", "fdssm-nomap")  # the score of pixels: the paper's ablation
-METHODS = (*LOSSES, *NO_MAP)
+from papers.ebflow.methods import trained
 
 
 @dataclass(frozen=True)
@@ -46,13 +45,6 @@ class Setting:
         """Images are dequantised and go through the logit; losses are means over D."""
         return self.model != "toy"
 
-
-_CLIP5 = {"fdssm": {"clip": 5.0}, "fdssm-nomap": {"clip": 5.0}}
-_TOY_RATES = {  # of {3e-4, 1e-3, 3e-3}, by pilots
-    **{m: {"lr": 3e-3} for m in ("ml", "sml")},
-    **{m: {"lr": 3e-4} for m in ("ssm", "fdssm")},
-}
-_DECAYED = {m: {"weight_decay": 1e-5} for m in ("ml", "sml", "dsm", "dsm-nomap")}
 
 SETTINGS: dict[str, Setting] = {
     # scale default: digits of 8 x 8 pixels, and points with smaller networks and fewer steps
@@ -135,25 +127,45 @@ SETTINGS: dict[str, Setting] = {
     ),
 }
 
-OVERRIDES: dict[str, dict[str, dict[str, Any]]] = {  # task -> method -> what differs
-    **dict.fromkeys(("sine", "swirl"), _TOY_RATES),
-    "mnist-fc": _CLIP5,
-    "mnist-cnn": {**_CLIP5, **_DECAYED},
-    "paper-sine": {
-        "ml": {"lr": 5e-4},
-        "sml": {"lr": 5e-4, "optimiser": "adamw", "clip": math.inf},
-    },
-    "paper-swirl": {"ml": {"lr": 5e-3}},
-}
-
 
 def setting_of(task: str, method: str, **changes: Any) -> Setting:
-    """The hyperparameters of a task and method; ``changes`` that are None are left out.
+    """The hyperparameters of a task and loss; ``changes`` that are None are left out.
 
     Raises:
-        UserError: for an unknown task or method.
+        UserError: for an unknown task, an unknown loss or one that is not trained.
     """
     choose("task", task, SETTINGS)
-    choose("method", method, METHODS)
     asked = {name: value for name, value in changes.items() if value is not None}
-    return replace(SETTINGS[task], **{**OVERRIDES.get(task, {}).get(method, {}), **asked})
+    return replace(SETTINGS[task], **{**trained(method).changes.get(task, {}), **asked})
+
+
+@dataclass
+class Config:
+    """One training run. What is left at None is the task's own."""
+
+    method: str = "ssm"  # see methods.METHODS
+    task: str = "digits-fc"  # see SETTINGS
+    seed: tuple[int, ...] = (0,)  # training seeds, trained together
+    seed_offset: int = 0  # added to each seed; pilots use 100
+    out: Path = Path("runs/scratch")  # run directory
+    device: str = "cpu"  # cpu or cuda
+    steps: int | None = None  # optimiser steps
+    epochs: int | None = None  # passes over the training data (scale paper)
+    batch: int | None = None  # samples per step and seed
+    lr: float | None = None  # learning rate
+    sigma: float | None = None  # DSM's noise; points: smoothing of the data
+    xi: float | None = None  # FDSSM's radius
+    clip: float | None = None  # largest gradient norm, per seed
+    evaluations: int = 20  # validation likelihoods along the run (images)
+    langevin: int = 2_000  # evaluation: iterations of the imputation (digits)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        """The seeds of the random numbers."""
+        return tuple(s + self.seed_offset for s in self.seed)
+
+    @property
+    def setting(self) -> Setting:
+        """The hyperparameters of this run."""
+        names = ("steps", "epochs", "batch", "lr", "sigma", "xi", "clip")
+        return setting_of(self.task, self.method, **{name: getattr(self, name) for name in names})

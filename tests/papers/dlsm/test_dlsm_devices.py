@@ -1,0 +1,43 @@
+"""Both stages and their evaluation on a GPU, CIFAR in little: nothing is left on the CPU."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from papers.dlsm import eval as evaluation
+from papers.dlsm import train
+from papers.dlsm.task import ImageNetworks
+from tests.fake_cuda import same_on_both
+
+TINY = ImageNetworks(channels=(32, 32), layers=1, width=4)
+SIZES = {"steps": 2, "batch": 4, "samples": 6, "sampler_steps": 2, "cas_steps": 1, "draws": 50}
+
+
+@pytest.fixture
+def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """CIFAR-10 in its published binary format, a few images."""
+    rng = np.random.default_rng(0)
+    folder = tmp_path / "cifar-10-batches-bin"
+    folder.mkdir()
+    for name in (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"):
+        labels = np.arange(50, dtype=np.uint8)[:, None] % 10
+        pixels = rng.integers(0, 256, (50, 3072), dtype=np.uint8)
+        np.hstack([labels, pixels]).tofile(folder / name)
+    monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
+
+
+@pytest.mark.parametrize("task", ["moons", "digits", "cifar10"])
+@pytest.mark.usefixtures("cifar")
+def test_a_gpu_has_the_cpus_rows(task: str, tmp_path: Path) -> None:
+    seeds = (0,) if task == "cifar10" else (0, 1)
+    sizes = {**SIZES, "samples": 4, "sampler_steps": 1} if task == "cifar10" else SIZES
+    prior = train.Config(method="score", task=task, seed=seeds, images=TINY, **sizes)
+    same_on_both(train, evaluation, prior, tmp_path / "score")
+    methods = {"moons": ("base", "dlsm", "posterior"), "digits": ("base", "total")}
+    for method in methods.get(task, ("total",)):
+        cfg = replace(prior, method=method, prior=tmp_path / "score" / "cpu")
+        same_on_both(train, evaluation, cfg, tmp_path / method)

@@ -1,0 +1,152 @@
+"""A forked job is what a job of its own process is: numbers, statuses, output, end."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from common.cli import PARENT_VARIABLE
+from tools import executors, manifest, nursery
+
+pytestmark = pytest.mark.skipif(not nursery.possible("cpu"), reason="forks on Linux only")
+
+JOB = """
+import os, signal, sys, time
+print("out", sys.argv[1:], os.environ["GIVEN"], "numpy" in sys.modules, __name__)
+print("err", file=sys.stderr)
+what = sys.argv[1]
+if what == "fail":
+    raise ValueError("broken")
+if what == "exit":
+    sys.exit("a word")
+if what == "kill":
+    os.kill(os.getpid(), signal.SIGKILL)
+if what == "wait":
+    open("begun", "w").close()
+    time.sleep(60)
+"""
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with the module ``jobs`` beside this repository's tools."""
+    (tmp_path / "jobs.py").write_text(JOB)
+    (tmp_path / "threads.py").write_text("import threading, time\n" + THREAD)
+    (tmp_path / "tools").symlink_to(manifest.ROOT / "tools")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+THREAD = "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+
+
+@pytest.fixture
+def begun(place):
+    made = nursery.Nursery(["numpy"], executors.job_environment(1), place)
+    yield made
+    made.close()
+
+
+def start(made, place, what):
+    environment = {**executors.job_environment(1), "GIVEN": "yes"}
+    return made.start(["-m", "jobs", what, "--x", "1"], place / "log.txt", environment)
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "last"),
+    [
+        ("go", 0, "err"),
+        ("fail", 1, "ValueError: broken"),
+        ("exit", 1, "a word"),
+        ("kill", -9, None),
+    ],
+)
+def test_a_forked_job_ends_as_a_process_does(begun, place, what, status, last):
+    assert start(begun, place, what).wait(30) == status
+    if last is None:
+        return
+    said = (place / "log.txt").read_text().splitlines()
+    assert f"out ['{what}', '--x', '1'] yes True __main__" in said and last in said
+    environment = {**os.environ, "GIVEN": "yes"}
+    command = [sys.executable, "-m", "jobs", what, "--x", "1"]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    assert done.returncode == status and done.stderr.splitlines()[-1] == last
+
+
+def test_jobs_run_side_by_side_and_can_be_stopped(begun, place):
+    first, second = start(begun, place, "wait"), start(begun, place, "go")
+    assert second.wait(30) == 0 and first.poll() is None
+    with pytest.raises(subprocess.TimeoutExpired):
+        first.wait(0.1)
+    first.send_signal(signal.SIGTERM)
+    assert first.wait(30) == -signal.SIGTERM
+    first.send_signal(signal.SIGTERM)  # nothing is left to be sent to
+
+
+def test_jobs_end_with_their_nursery(begun, place):
+    item = start(begun, place, "wait")
+    while not (place / "begun").exists():
+        time.sleep(0.01)
+    (child,) = psutil.Process(begun.pid).children()
+    os.kill(begun.pid, signal.SIGKILL)
+    psutil.wait_procs([child], timeout=10)
+    assert not child.is_running() and item.wait(10) == nursery.LOST and not begun.alive
+
+
+def job():
+    return manifest.Job("toy", "smoke", "train", "train", False, None, None, (), (), 1, 0)
+
+
+@pytest.mark.parametrize("imports", [["threads"], ["numpy"]])
+def test_a_job_whose_nursery_is_lost_is_started_by_itself(place, monkeypatch, imports):
+    monkeypatch.setitem(nursery.BEFOREHAND, "threads", ("threads",))
+    monkeypatch.setattr(executors, "ROOT", place)
+    monkeypatch.setattr(executors, "commands", lambda *_: [["-m", "jobs", "go"]])
+    monkeypatch.setenv("GIVEN", "yes")
+    nurseries = executors.Nurseries(imports)
+    assert nurseries.start(["-c", "pass"], place / "log.txt", 1, {}) is None
+    item = executors.Running(job(), place / "job", "cpu", 1, place / "c", nurseries=nurseries)
+    item.poll()
+    for each in nurseries._by_threads.values():
+        os.kill(each.pid, signal.SIGKILL)
+    while (outcome := item.poll()) is None:
+        time.sleep(0.01)
+    nurseries.close()
+    assert outcome.ok, outcome.message
+    assert nurseries.start(["-m", "jobs"], place / "log.txt", 1, {}) is None
+
+
+def test_a_process_with_threads_is_not_forked(place):
+    code = (
+        "import sys; from tools import nursery; nursery.BEFOREHAND['threads'] = ('threads',); "
+        "print(nursery.prepare([]), nursery.prepare(['threads', 'no_such']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True)
+    assert done.stdout.split() == ["True", "False"], done.stderr
+
+
+def test_rows_and_recorded_code_are_the_same(repository, tmp_path):
+    found = []
+    for value in ("0", "1"):
+        runs = tmp_path / value
+        arguments = ("toy", "--scale", "smoke", "--runs", str(runs))
+        repository.tool("reproduce", *arguments, check=True, PAPERS_NURSERY=value)
+        found.append(json.loads((runs / "toy/smoke/results.json").read_text()))
+    plain, forked = found
+    assert plain["rows"] == forked["rows"] and plain["extras"] == forked["extras"]
+    assert plain["provenance"]["sources"] == forked["provenance"]["sources"]
+
+
+def test_a_job_knows_its_parent(place, monkeypatch):
+    monkeypatch.setattr(executors, "ROOT", place)
+    (place / "jobs.py").write_text(f"import os; print(os.environ['{PARENT_VARIABLE}'])")
+    nurseries = executors.Nurseries(["numpy"])
+    item = nurseries.start(["-m", "jobs"], place / "log.txt", 1, executors.job_environment(1))
+    assert item.wait(30) == 0
+    assert int((place / "log.txt").read_text()) == nurseries._by_threads[1].pid
+    nurseries.close()

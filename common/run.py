@@ -483,7 +483,10 @@ class Run:
         evaluation = json.loads(json.dumps(evaluation, allow_nan=False, default=_number))
         evaluation["digest"] = files.rows_digest(evaluation)
         evaluation["sources"] = {**self._recorded_sources(), **loaded_sources()}
-        files.write_json(self.folder / "eval.json", evaluation)
+        path = self.folder / "eval.json"
+        if path.is_dir():
+            _remove(path)
+        files.write_json(path, evaluation)
 
 
 def _checkpoint_every() -> int | None:

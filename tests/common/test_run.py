@@ -543,6 +543,7 @@ def test_rows_are_checked(tmp_path):
     ):
         with pytest.raises(ValueError):
             run.write_eval([bad])
+    (tmp_path / "run" / "eval.json" / "inside").mkdir(parents=True)  # it goes
     run.write_eval(
         [
             {**ROW, "value": np.float32(0.5)},

@@ -204,11 +204,22 @@ def power_law(base: str, exponent: Interval) -> str:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel of a figure: its title and the labels of its rows."""
+    """A panel of a figure.
+
+    Attributes:
+        title: above it.
+        of: labels of its rows.
+        ylabel: name of the quantity.
+        against: metric that is spent evenly over the steps (reward calls, FLOPs): the abscissa
+            instead of the step, in its own unit.
+        log: "x", "y" or "xy": logarithmic axes of this panel.
+    """
 
     title: str
     of: Mapping[str, Any]
     ylabel: str = ""
+    against: str = ""
+    log: str = ""
 
 
 def curves(
@@ -245,22 +256,32 @@ def curves(
     for ax, panel in zip(axes, there, strict=True):
         for name in names or list(methods):
             try:
-                steps, values = rows.of(method=name, **panel.of).curve()
+                x, values = _abscissa(rows.of(method=name), panel)
             except NoResults:
                 continue
             plotting.curve(
                 ax,
-                steps,
+                x,
                 values,
                 label=methods.label(name),
                 color=colour[name],
                 linestyle=dash[name],
             )
             drawn.setdefault(methods.label(name), ax.lines[-1])
-        ax.set(title=panel.title, xlabel=xlabel, ylabel=panel.ylabel, **limits)
-        _logarithmic(ax, log)
+        label = panel.against.replace("_", " ") or xlabel
+        ax.set(title=panel.title, xlabel=label, ylabel=panel.ylabel, **limits)
+        _logarithmic(ax, panel.log or log)
     legend_below(figure, drawn)
     return figure
+
+
+def _abscissa(rows: Rows, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
+    """A panel's curve of one method, over steps or over what they spend."""
+    steps, values = rows.of(**panel.of).curve()
+    if not panel.against:
+        return steps, values
+    spent = rows.of(**{**panel.of, "metric": panel.against}).value()
+    return steps * spent / steps[-1], values
 
 
 def intervals(

@@ -23,7 +23,6 @@ from common.gfn.nets import adam_with_log_Z
 from common.gfn.sampling import uniforms
 from common.stacked import seed_generators
 from common.torch_utils import setup
-from papers.egfn.baselines import METHODS
 from papers.egfn.method import (
     Evolution,
     PrioritisedReplay,
@@ -31,6 +30,7 @@ from papers.egfn.method import (
     evolve,
     fitness,
 )
+from papers.egfn.methods import METHODS
 from papers.egfn.star import by_seed, network, residual_parts
 from papers.egfn.task import GridSpec
 

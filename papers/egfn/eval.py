@@ -13,8 +13,8 @@ import numpy as np
 
 from common.cli import run_cli
 from common.run import Run
+from papers.egfn.config import Config
 from papers.egfn.task import GRIDS
-from papers.egfn.train import Config
 
 LAST = 5  # final L1 = mean of the last evaluations
 

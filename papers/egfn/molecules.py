@@ -21,17 +21,15 @@ from common.gfn.sampling import Trajectories, masked_log_softmax, sample, unifor
 from common.run import Run
 from common.stacked import (
     adam,
-    generator_states,
-    restore_generators,
     seed_generators,
 )
 from common.torch_utils import setup
-from papers.egfn.baselines import METHODS
 from papers.egfn.method import Evolution, PrioritisedReplay, combined_loss, evolve, fitness
+from papers.egfn.methods import METHODS
 from papers.egfn.star import by_seed
 
 if TYPE_CHECKING:
-    from papers.egfn.train import Config
+    from papers.egfn.config import Config
 
 LR = 5e-4  # Adam [authors' code]
 TOP_K = 100  # molecules of the top-k metric
@@ -70,8 +68,6 @@ def train_molecules(cfg: Config) -> None:
     fragments = load_fragments(data_file(cfg.fragments))
     proxy = load_proxy(data_file(cfg.proxy))
     run = Run.open(cfg.out, cfg)
-    if run.finished:
-        return
     device = setup(cfg.device, cfg.seed[0])
     env = FragmentEnv(fragments, max_blocks=cfg.max_blocks, device=device)
     reward = ProxyReward(env, proxy.to(device))
@@ -105,44 +101,23 @@ def train_molecules(cfg: Config) -> None:
     best: dict[str, float] = {}  # the star's best distinct molecules: SMILES -> proxy score
     scores: list[float] = []  # of the star's molecules since the last evaluation
 
-    step = 0
-    state = run.restore()
-    if state:
-        step = state["step"]
-        star.load_state_dict(state["star"])
-        optimizer.load_state_dict(state["optimizer"])
-        if population is not None:
-            population.load_state_dict(state["population"])
-        if buffer is not None:
-            buffer.load(state["buffer"])
-        for name, states in state["generators"].items():
-            restore_generators(generators[name], states)
-        for name, kept in state["rngs"].items():
-            rngs[name][0].bit_generator.state = kept
-        best = dict(zip(state["best_smiles"], state["best_scores"], strict=True))
-        scores = list(state["scores"])
-        reward.load_state_dict(state["proxy"])
-
-    def checkpoint() -> dict[str, object]:
-        return {
-            "step": step,
-            "star": star.state_dict(),
-            "optimizer": optimizer.state_dict(),
-            "population": None if population is None else population.state_dict(),
-            "buffer": None if buffer is None else buffer.state(),
-            "generators": {name: generator_states(g) for name, g in generators.items()},
-            "rngs": {name: r[0].bit_generator.state for name, r in rngs.items()},
-            "best_smiles": list(best),
-            "best_scores": list(best.values()),
-            "scores": scores,
-            "proxy": reward.state_dict(),
-        }
+    kept = run.keep(
+        star=star,
+        optimizer=optimizer,
+        population=population,
+        buffer=buffer,
+        generators=generators,
+        rngs=rngs,
+        proxy=reward,
+        best=best,
+        scores=scores,
+    )
 
     def rewards_of(traj: Trajectories) -> tuple[Tensor, Tensor, list[str]]:
         of_objects, names = reward(traj.last[0])
         return reward.log_reward(of_objects).double().exp().unsqueeze(0), of_objects, names
 
-    while step < cfg.steps:
+    for step in run.steps(cfg.steps):
         if population is not None and buffer is not None:
             agents = population
             u = uniforms(generators["walks"], (evo.n_agents, env.max_length, evo.episodes))
@@ -171,21 +146,17 @@ def train_molecules(cfg: Config) -> None:
         loss.sum().backward()
         optimizer.step()
 
-        scores += of_objects.tolist()
-        best.update(zip(names, of_objects.tolist(), strict=True))
-        if len(best) > 10 * TOP_K:
-            best = dict(sorted(best.items(), key=lambda kv: -kv[1])[: 5 * TOP_K])
-        step += 1
-        if step % cfg.eval_every == 0 or step == cfg.steps:
-            top = sorted(best.values(), reverse=True)[:TOP_K]
+        kept.scores = kept.scores + of_objects.tolist()
+        kept.best = kept.best | dict(zip(names, of_objects.tolist(), strict=True))
+        if len(kept.best) > 10 * TOP_K:
+            kept.best = dict(sorted(kept.best.items(), key=lambda kv: -kv[1])[: 5 * TOP_K])
+        if (step + 1) % cfg.eval_every == 0 or step + 1 == cfg.steps:
+            top = sorted(kept.best.values(), reverse=True)[:TOP_K]
             run.log(
-                step,
-                mean_score=[sum(scores) / len(scores)],
+                step + 1,
+                mean_score=[sum(kept.scores) / len(kept.scores)],
                 top_score=[sum(top) / len(top)],
                 reward_calls=reward.calls,
                 loss=loss.tolist(),
             )
-            scores = []
-        if run.due(step):
-            run.save(step, checkpoint())
-    run.finish(checkpoint())
+            kept.scores = []

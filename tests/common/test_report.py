@@ -86,6 +86,19 @@ def test_figures_are_drawn_where_there_is_something_to_draw():
     assert len(report.heatmaps([("a", np.eye(2)), ("b", np.eye(2))], bar="p").axes) == 3
 
 
+def test_a_curve_can_be_drawn_against_what_its_steps_spend():
+    found = rows().frame.to_dict("records")
+    spent = {"task": "t", "method": "mine", "metric": "calls", "value": 400.0}
+    calls = [{**spent, "seed": s} for s in range(3)]
+    against = Panel("t", {"task": "t", "metric": "curve"}, "curve", against="calls", log="x")
+    figure = report.curves(Rows([*found, *calls]), METHODS, [PANEL, against])
+    first, second = figure.axes[:2]
+    assert first.lines[0].get_xdata().tolist() == [1, 2, 4] and first.get_xlabel() == "step"
+    assert second.lines[0].get_xdata().tolist() == [100, 200, 400]
+    assert len(second.lines) == 1 and second.get_xscale() == "log"  # the others spend nothing
+    assert second.get_xlabel() == "calls"
+
+
 def test_a_frontier_has_a_line_per_method_along_a_label():
     pair = (Panel("t", {"metric": "y"}, "y"), Panel("t", {"metric": "z"}, "z"))
     figure = report.frontier(rows(), METHODS, [pair], along="calls")

@@ -14,10 +14,11 @@ from common.errors import UserError
 from common.gfn.fragments import SEHProxy
 from common.run import Run
 from papers.egfn import train as training
+from papers.egfn.config import Config
 from papers.egfn.eval import EvalConfig, evaluate
 from papers.egfn.method import Plan
 from papers.egfn.task import qm9_table
-from papers.egfn.train import Config, train
+from papers.egfn.train import train
 
 SMALL = Config(task="smoke", steps=12, eval_every=4)
 

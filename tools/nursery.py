@@ -23,11 +23,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# What is imported beforehand where a manifest lists the package. Torch's optimisers import its
-# compiler in the middle of work.
+# What is imported beforehand: by every job, and where a manifest lists the package. Torch's
+# optimisers import its compiler in the middle of work.
+ALWAYS = ("numpy", "tyro", "scipy.stats", "safetensors.numpy")
 BEFOREHAND = {
-    "numpy": ("numpy",),
-    "scipy": ("scipy.stats",),
     "numba": ("numba",),
     "torch": ("torch", "torch._dynamo"),
 }
@@ -166,10 +165,10 @@ def prepare(modules: Sequence[str]) -> bool:
     Returns:
         Whether this process can be forked: it has no thread besides this one.
     """
-    for name in modules:
-        for each in BEFOREHAND.get(name, ()):
-            with contextlib.suppress(Exception):
-                importlib.import_module(each)
+    chosen = [*ALWAYS, *(each for name in modules for each in BEFOREHAND.get(name, ()))]
+    for name in chosen:
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
     gc.collect()
     gc.freeze()  # collections in a child leave what is shared alone
     return len(os.listdir("/proc/self/task")) == 1

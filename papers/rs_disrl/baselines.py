@@ -1,9 +1,9 @@
-"""What RS-DisRL is compared with, and the table of all methods.
+"""What RS-DisRL is compared with, and how each method of ``methods.METHODS`` is set up on a task.
 
 All learn from the same steps in the loops of the method; they differ in what they plan for
 (``neutral``: the mean), in the class of policies (``markov``: no y), or in the width (``greedy``:
 0).
-Those with a dagger know the model.
+The references know the model.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ import numpy as np
 from common.errors import UserError
 from papers.rs_disrl import method, method_v, mixture, tabular
 from papers.rs_disrl.augmented import EXACT, HOEFFDING, KL, Policy, law, optimum
-from papers.rs_disrl.method import LSR, MLE, FiniteClass, Truth
-from papers.rs_disrl.method_v import LSR_WIDTH
+from papers.rs_disrl.method import LSR, FiniteClass, Truth
+from papers.rs_disrl.methods import METHODS
+from papers.rs_disrl.methods import Learner as Entry
 from papers.rs_disrl.risk import Array, Risk, jit, make_risk, rho
 from papers.rs_disrl.task import DRAWS, STEPS, Problem, checkpoints, uniforms
 
@@ -114,6 +115,7 @@ class Learner(NamedTuple):
     play: Callable[[int, int], None]
     state: dict[str, np.ndarray]  # all that the next episodes depend on, changed in place
     record: Array  # [K, 4] of method.RECORD
+    policy: Callable[[], Policy | None]  # after the last episode: what it plays, if it is a policy
 
 
 class Setting(NamedTuple):
@@ -135,53 +137,14 @@ class Setting(NamedTuple):
         return make_risk("mean", self.problem.size.H, self.problem.size.m)
 
 
-class Method(NamedTuple):
-    """A method as it is run."""
-
-    label: str
-    estimator: int = MLE  # MLE, LSR or LSR_WIDTH
-    values: bool = False  # RS-DisRL-V: value distributions instead of models
-    tuned: bool = False  # a narrower width than the valid one
-    greedy: bool = False  # no confidence set
-    objective: str = "risk"  # risk | mean: what is planned for
-    markov: bool = False  # policies of s alone
-    known: str = ""  # optimal | markov | random: a fixed policy, nothing is learned
-
-
-METHODS = {
-    "m_mle": Method("M-MLE"),
-    "m_lsr": Method("M-LSR", LSR),
-    "v_mle": Method("V-MLE", MLE, values=True),
-    "v_lsr": Method("V-LSR", LSR, values=True),
-    "v_lsr_width": Method("V-LSR, one threshold", LSR_WIDTH, values=True),
-    "m_mle_tuned": Method("M-MLE, tuned", tuned=True),
-    "m_lsr_tuned": Method("M-LSR, tuned", LSR, tuned=True),
-    "neutral": Method("risk-neutral optimism", objective="mean"),
-    "greedy": Method("greedy", greedy=True),
-    "markov": Method("optimism, Markov in s", markov=True),
-    "markov_known": Method("best Markov in s†", known="markov"),
-    "random": Method("random", known="random"),
-    "oracle": Method("optimal†", known="optimal"),
-}
-OFFERED = {  # methods of each kind of task
-    "finite": tuple(name for name in METHODS if name != "m_mle_tuned"),
-    "tabular": (
-        *("m_mle", "m_lsr", "m_mle_tuned", "m_lsr_tuned", "neutral", "greedy"),
-        *("markov_known", "random", "oracle"),
-    ),
-    "mixture": ("m_lsr", "neutral", "greedy", "markov_known", "random", "oracle"),
-    "fixed": ("markov_known", "random", "oracle"),
-}
-
-
 def fixed_policy(known: str, at: Setting) -> Learner:
     """A policy of the known model, or the uniformly random one: constant regret per episode."""
     q, start, risk = at.problem.truth, at.problem.start, at.risk
-    best, _ = optimum(q, risk, start)
-    value = {
-        "optimal": lambda: best,
-        "markov": lambda: markov_optimum(q, risk, start)[0],
-        "random": lambda: rho(uniformly_random(q, start), risk),
+    best, chosen = optimum(q, risk, start)
+    value, policy = {
+        "optimal": lambda: (best, chosen),
+        "markov": lambda: markov_optimum(q, risk, start),
+        "random": lambda: (rho(uniformly_random(q, start), risk), None),
     }[known]()
     record = np.zeros((at.episodes, len(method.RECORD)))
 
@@ -189,7 +152,7 @@ def fixed_policy(known: str, at: Setting) -> Learner:
         record[first:last, method.REGRET] = best - value
         record[first:last, method.OPTIMISTIC] = value
 
-    return Learner(play, {}, record)
+    return Learner(play, {}, record, lambda: policy)
 
 
 def finite_class(at: Setting, objective: Risk, markov: bool) -> FiniteClass:
@@ -211,10 +174,10 @@ def known_truth(at: Setting, policies: Policy) -> Truth:
     return Truth(q, at.problem.index, best, regrets)
 
 
-def set_up_finite(m: Method, at: Setting) -> Learner:
+def set_up_finite(m: Entry, at: Setting) -> Learner:
     """I1."""
     size = at.problem.size
-    N, H = size.number, size.H
+    N, H, K = size.number, size.H, at.episodes
     objective = at.mean if m.objective == "mean" else at.risk
     cls = finite_class(at, objective, m.markov)
     truth = known_truth(at, cls.policies)
@@ -228,7 +191,11 @@ def set_up_finite(m: Method, at: Setting) -> Learner:
         def play(first: int, last: int) -> None:
             method.play_m(*arguments, first, last, losses, record)
 
-        return Learner(play, {"losses": losses}, record)
+        def next_policy() -> Policy:
+            live = losses - losses.min() <= beta
+            return cls.policies[next(n for n in cls.order if live[n])]
+
+        return Learner(play, {"losses": losses}, record, next_policy)
 
     candidates = method_v.value_class(cls.models, cls.policies, cls.start, objective, m.estimator)
     memory = method_v.new_memory(cls.models, at.episodes)
@@ -241,10 +208,15 @@ def set_up_finite(m: Method, at: Setting) -> Learner:
     def play_v(first: int, last: int) -> None:
         method_v.play_v(*given, first, last, memory, record)
 
-    return Learner(play_v, memory._asdict(), record)
+    def next_of_v() -> Policy:
+        after = (memory, m.estimator, beta, draws)
+        live = (c for c in candidates.order if method_v.lives(candidates, *after, c // N, c % N, K))
+        return cls.policies[next(live, candidates.order[0]) // N]
+
+    return Learner(play_v, memory._asdict(), record, next_of_v)
 
 
-def set_up_tabular(m: Method, at: Setting) -> Learner:
+def set_up_tabular(m: Entry, at: Setting) -> Learner:
     """I2."""
     size, q = at.problem.size, at.problem.truth
     kind = EXACT if m.greedy else HOEFFDING if m.estimator == LSR else KL
@@ -265,14 +237,15 @@ def set_up_tabular(m: Method, at: Setting) -> Learner:
     def play(first: int, last: int) -> None:
         tabular.play_tabular(*given, first, last, *state.values(), record)
 
-    return Learner(play, state, record)
+    return Learner(play, state, record, lambda: state["policy"])
 
 
-def set_up_mixture(m: Method, at: Setting, n_candidates: int) -> Learner:
+def set_up_mixture(m: Entry, at: Setting, n_candidates: int) -> Learner:
     """I3."""
     problem, size = at.problem, at.problem.size
     d = size.number
     state = {"Lam": np.eye(d), "inverse": np.eye(d), "moment": np.zeros(d), "log_det": np.zeros(1)}
+    state["policy"] = np.zeros((size.H, size.S, size.H * size.m + 1), np.int64)
     objective = at.mean if m.objective == "mean" else at.risk
     record = np.zeros((at.episodes, len(method.RECORD)))
     truth = known_truth(at, np.zeros((1, size.H, size.S, size.H * size.m + 1), np.int64))
@@ -283,7 +256,7 @@ def set_up_mixture(m: Method, at: Setting, n_candidates: int) -> Learner:
     def play(first: int, last: int) -> None:
         mixture.play_mixture(*given, first, last, *state.values(), record)
 
-    return Learner(play, state, record)
+    return Learner(play, state, record, lambda: state["policy"])
 
 
 def set_up(name: str, at: Setting, n_candidates: int = 200) -> Learner:
@@ -293,8 +266,9 @@ def set_up(name: str, at: Setting, n_candidates: int = 200) -> Learner:
         UserError: if the method does not exist for this kind of task.
     """
     m, kind = METHODS[name], at.problem.size.kind
-    if name not in OFFERED[kind]:
-        raise UserError(f"{name} is not a method for {at.task}; it has {', '.join(OFFERED[kind])}")
+    if kind not in m.kinds:
+        offered = ", ".join(other for other in METHODS if kind in METHODS[other].kinds)
+        raise UserError(f"{name} is not a method for {at.task}; it has {offered}")
     if m.known:
         return fixed_policy(m.known, at)
     if kind == "finite":

@@ -19,7 +19,8 @@ import numpy as np
 from common.cli import run_cli
 from papers.rs_disrl import method, tabular
 from papers.rs_disrl.augmented import TIE
-from papers.rs_disrl.baselines import DELTA, METHODS, Setting, finite_class, known_truth, set_up
+from papers.rs_disrl.baselines import DELTA, Setting, finite_class, known_truth, set_up
+from papers.rs_disrl.methods import METHODS
 from papers.rs_disrl.risk import Array, Risk
 from papers.rs_disrl.task import STEPS, make_problem, uniforms
 

@@ -16,8 +16,8 @@ import numpy as np
 from common.cli import run_cli
 from common.run import Run
 from common.stats import band
+from papers.rs_disrl.config import TALLY, VALUES
 from papers.rs_disrl.task import decade
-from papers.rs_disrl.train import TALLY, VALUES
 
 ALL_SEEDS = -1  # "seed" of what is taken over all seeds of a run
 LIVE_AT = (10, 100, 1000)  # episodes at which the size of the set is shown, besides the last

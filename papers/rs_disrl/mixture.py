@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from papers.rs_disrl.augmented import EXACT, bellman_cdf, cdf_tables, law, plan
+from papers.rs_disrl.augmented import EXACT, Policy, bellman_cdf, cdf_tables, law, plan
 from papers.rs_disrl.method import INSIDE, LIVE, OPTIMISTIC, REGRET, Truth, sample
 from papers.rs_disrl.risk import Array, Risk, jit, rho
 
@@ -146,6 +146,7 @@ def play_mixture(
     inverse: Array,
     moment: Array,
     log_det: Array,
+    policy: Policy,
     record: Array,
 ) -> None:
     """Episodes first .. last - 1.
@@ -167,13 +168,14 @@ def play_mixture(
         inverse: [d, d], its inverse, updated.
         moment: [d], sum of features times targets, updated; begins as 0.
         log_det: [1], log det(Lam), updated.
+        policy: [H, S, Y] of the last plan, overwritten.
         record: [K, 4] of ``method.RECORD``; "live" is log det(Lambda) here.
     """
     d, H, S, A, _, R = bases.shape
     Y = H * (R - 1) + 1
     V = np.zeros((objective.utilities.shape[0], H + 1, S, Y))
     no_counts = np.zeros((H, S, A))
-    policy, trial = np.zeros((H, S, Y), np.int64), np.zeros((H, S, Y), np.int64)
+    trial = np.zeros((H, S, Y), np.int64)
     q, F, row = np.empty_like(truth.q), np.zeros((H + 1, S, Y, Y)), np.empty(Y)
     phi, direction, candidate = np.empty((Y, d)), np.empty(d), np.empty(d)
     theta_hat, image = np.empty(d), np.empty(d)

@@ -1,7 +1,10 @@
 """RS-DisRL-M without a finite class: all tabular models (instantiation I2).
 
     MLE   {T: N_h(s, a) KL(p_hat || p) <= beta at every (h, s, a)}, p over (s', r) jointly
-    LSR   {T: |<p - p_hat, V>| <= sqrt(beta / (2 N)) range(V)} at every value V that planning meets
+    LSR   {T: <p - p_hat, V> <= sqrt(beta / (2 N)) range(V)} at every value V that planning meets
+
+The set of LSR is one-sided: it holds the kernels that are not much better than the estimate, all
+that optimism asks for.
 
 Both are relaxed to choose another kernel at each (h, s, y, a); planning stays optimistic and is a
 dynamic program (``augmented.plan``).

@@ -32,19 +32,21 @@ class Size(NamedTuple):
     m: int  # rewards in {0, 1/m, ..., 1}
     number: int  # models in the class (finite), base kernels (mixture), else 1
     gated: bool = False  # draws are accepted by their gap
+    label: str = ""  # in tables and figures
 
 
 TASKS = {
-    "i1": Size("finite", 4, 2, 4, 1, 100, True),
-    "i1-n32": Size("finite", 4, 2, 4, 1, 32, True),
-    "i1-n32-long": Size("finite", 4, 2, 4, 1, 32, True),  # another horizon, draws of its own
-    "i1-n20": Size("finite", 4, 2, 4, 1, 20, True),
-    "i2": Size("tabular", 3, 2, 3, 1, 1, True),
-    "i2-rare": Size("tabular", 3, 2, 3, 1, 1),
-    "i2-large": Size("tabular", 10, 4, 6, 1, 1),
-    "i3": Size("mixture", 4, 2, 4, 1, 5, True),
-    "tiny": Size("fixed", 2, 2, 3, 1, 1),
-    "two-step": Size("fixed", 1, 2, 2, 3, 1),
+    "i1": Size("finite", 4, 2, 4, 1, 100, True, "I1"),
+    "i1-n32": Size("finite", 4, 2, 4, 1, 32, True, "I1 N=32"),
+    # another horizon, draws of its own
+    "i1-n32-long": Size("finite", 4, 2, 4, 1, 32, True, "I1 N=32 long"),
+    "i1-n20": Size("finite", 4, 2, 4, 1, 20, True, "I1 N=20"),
+    "i2": Size("tabular", 3, 2, 3, 1, 1, True, "I2"),
+    "i2-rare": Size("tabular", 3, 2, 3, 1, 1, False, "I2 crisis"),
+    "i2-large": Size("tabular", 10, 4, 6, 1, 1, False, "I2 large"),
+    "i3": Size("mixture", 4, 2, 4, 1, 5, True, "I3"),
+    "tiny": Size("fixed", 2, 2, 3, 1, 1, False, "40 tiny draws"),
+    "two-step": Size("fixed", 1, 2, 2, 3, 1, False, "two-step"),
 }
 
 

@@ -12,6 +12,7 @@ from papers.rs_disrl.baselines import DELTA, Setting, finite_class, known_truth,
 from papers.rs_disrl.bench import numpy_m_lsr, numpy_tabular, step_of
 from papers.rs_disrl.method import INSIDE, LIVE, LSR, MLE, OPTIMISTIC, REGRET
 from papers.rs_disrl.method_v import LSR_WIDTH
+from papers.rs_disrl.methods import METHODS
 from papers.rs_disrl.task import STEPS, make_problem, uniforms
 
 SMALL = task.Size("finite", 2, 2, 3, 1, 6, True)
@@ -87,7 +88,7 @@ def test_v_is_its_definition(name: str) -> None:
             augmented.cdf_tables(models[b], cls.policies[j], F[j, b])
             pmf = np.diff(F[j, b, 0, 0, 0], prepend=0)
             values[j, b] = risk.rho(pmf, at.risk)
-    estimator = baselines.METHODS[name].estimator
+    estimator = METHODS[name].estimator
     beta = math.log(N**2 * H / DELTA) * (1.0 if estimator == MLE else 0.5)
     losses = np.zeros((N, N, H, N))
     draws = uniforms(3, "i1-n20", task.DRAWS, K)
@@ -292,10 +293,23 @@ def test_coverage_by_hoeffding_is_about_the_planned_values() -> None:
                     for a in range(2):
                         if totals[h, s, a] and np.ptp(v) > 0:
                             z = ((truth - p_hat)[h, s, a] * v).sum() / np.ptp(v)
-                            needed = max(needed, 2 * totals[h, s, a] * z * z)
+                            needed = max(needed, 2 * totals[h, s, a] * max(z, 0.0) ** 2)
     assert tabular.covered(augmented.HOEFFDING, truth, p_hat, totals, width, V, 0) == (
         needed <= width
     )
+
+
+def test_the_hoeffding_set_is_one_sided() -> None:
+    """It excludes a truth that is much better than the estimate, and none that is much worse."""
+    truth, V = np.zeros((1, 1, 1, 1, 2)), np.zeros((1, 2, 1, 2))
+    V[0, 1, 0] = [0.0, 1.0]  # the reward is worth itself
+    counts = np.full((1, 1, 1), 50.0)
+    for p_truth, p_hat, holds in ((0.9, 0.2, False), (0.2, 0.9, True), (0.5, 0.5, True)):
+        truth[..., 0], truth[..., 1] = 1 - p_truth, p_truth
+        estimate = np.zeros_like(truth)
+        estimate[..., 0], estimate[..., 1] = 1 - p_hat, p_hat
+        inside = tabular.covered(augmented.HOEFFDING, truth, estimate, counts, 3.0, V, 0)
+        assert inside == holds
 
 
 def test_greedy_gets_stuck_where_optimism_does_not() -> None:

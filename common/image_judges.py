@@ -1,7 +1,7 @@
 """Fréchet distance and inception score: of any features, and of FID's Inception network.
 
-Inception itself is the package ``torch-fidelity``, which no folder depends on: who asks for FID
-installs it, and is told so before anything is trained (``require_inception``).
+Inception itself is the package ``torch-fidelity``, of the extra ``fid`` that no default needs. Who
+asks for FID without it is told so before anything is trained (``require_inception``).
 """
 
 from __future__ import annotations
@@ -60,9 +60,9 @@ def require_inception() -> Path | None:
     """
     if importlib.util.find_spec("torch_fidelity") is None:
         raise UserError(
-            "FID and the inception score need the package torch-fidelity, which no folder installs:"
-            " .venv/bin/pip install torch-fidelity (it downloads Inception's weights, 91 MB; "
-            f"without a network put them at $PAPERS_DATA/{WEIGHTS})"
+            "FID and the inception score need the package torch-fidelity: "
+            "'make setup PAPER=<paper> SCALE=paper' installs it (the extra 'fid'). It fetches "
+            f"Inception's weights, 91 MB; without a network put them at $PAPERS_DATA/{WEIGHTS}"
         )
     path = Path(os.environ.get("PAPERS_DATA", "")) / WEIGHTS
     return path if path.is_file() else None

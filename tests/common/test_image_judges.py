@@ -49,7 +49,7 @@ def test_metrics_see_each_image_once() -> None:
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(image_judges.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install torch-fidelity"):
+    with pytest.raises(UserError, match="make setup .*SCALE=paper"):
         image_judges.inception("cpu")
 
 

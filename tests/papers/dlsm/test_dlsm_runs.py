@@ -438,7 +438,7 @@ def test_inception_metrics_at_the_paper_scale(cifar, tmp_path, monkeypatch):
 
 def test_a_missing_inception_is_told_before_training(cifar, tmp_path, monkeypatch):
     monkeypatch.setattr(image_judges.importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(UserError, match="pip install torch-fidelity"):
+    with pytest.raises(UserError, match="make setup .*SCALE=paper"):
         train.train(tiny(tmp_path, "score", inception=True))
     assert not any(tmp_path.rglob("config.json"))
 

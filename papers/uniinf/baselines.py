@@ -2,19 +2,16 @@
 
 Every ``*_simulate(env, known, seed, first, last, state, tally)`` plays rounds first + 1 … last with
 the losses and the action uniforms of the seed, as ``method.simulate`` does; its docstring says what
-of ``known`` it reads. ``METHODS`` lists them by name, with the parameters that are given away.
+of ``known`` it reads.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from papers.uniinf import method
 from papers.uniinf.task import (
     Bandit,
     Known,
@@ -397,28 +394,3 @@ def ucb1_simulate(
         sums[arm] += loss
         pulls[arm] += 1.0
         count(env, phase, arm, False, tally)
-
-
-class Method(NamedTuple):
-    """A method as it is run: what it does, and what it is told about the tails."""
-
-    simulate: Callable[..., None]
-    new_state: Callable[[int], tuple[Vector, ...]]
-    label: str  # in tables and figures; a dagger marks methods that are given sigma and alpha
-    sigma_factor: float = 1.0  # told sigma / true sigma
-    alpha: float | None = None  # told alpha; None: the true one
-
-
-METHODS = {
-    "uniinf": Method(method.simulate, method.new_state, "uniINF"),
-    "htinf": Method(htinf_simulate, htinf_state, "HTINF†"),
-    "opttinf": Method(opttinf_simulate, htinf_state, "OptTINF"),
-    "adatinf": Method(adatinf_simulate, adatinf_state, "AdaTINF"),
-    "robust_ucb": Method(robust_ucb_simulate, robust_ucb_state, "Robust-UCB†"),
-    "tsallis_inf": Method(tsallis_inf_simulate, htinf_state, "Tsallis-INF"),
-    "ucb1": Method(ucb1_simulate, ucb1_state, "UCB1"),
-    # E5: HTINF that is told one wrong value
-    "htinf_low": Method(htinf_simulate, htinf_state, "HTINF (σ/10)", sigma_factor=0.1),
-    "htinf_high": Method(htinf_simulate, htinf_state, "HTINF (10σ)", sigma_factor=10.0),
-    "htinf_alpha2": Method(htinf_simulate, htinf_state, "HTINF (α=2)", alpha=2.0),
-}

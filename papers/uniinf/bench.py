@@ -18,7 +18,7 @@ import numpy as np
 
 from common.cli import run_cli
 from papers.uniinf import method, task
-from papers.uniinf.baselines import METHODS
+from papers.uniinf.methods import METHODS
 
 
 @dataclass
@@ -92,7 +92,7 @@ def bench(cfg: BenchConfig) -> None:
     n, costs = 10 * cfg.rounds, {}
     known = task.Known(float(n), task.true_sigma(env, 1.5), 1.5)
     for name, m in METHODS.items():
-        if not name.startswith("htinf_"):
+        if not m.mistold:
             m.simulate(env, known, 0, 0, 1, m.new_state(4), np.zeros(len(task.TALLY)))  # compiles
             args = (env, known, 0, 0, n, m.new_state(4), np.zeros(len(task.TALLY)))
             costs[name] = seconds_of(m.simulate, *args) / n * 1e6

@@ -9,13 +9,14 @@ import scipy.special
 from scipy.optimize import brentq
 
 from papers.uniinf import baselines, task
+from papers.uniinf.methods import METHODS
 
 CHECKED = ("htinf", "opttinf", "adatinf", "tsallis_inf", "robust_ucb", "ucb1")
 
 
 def play(name: str, env: task.Bandit, known: task.Known, seed: int, n_rounds: int) -> tuple:
     """State and tally of a method after n rounds."""
-    m = baselines.METHODS[name]
+    m = METHODS[name]
     state, tally = m.new_state(env.slope.shape[1]), np.zeros(len(task.TALLY))
     m.simulate(env, known, seed, 0, n_rounds, state, tally)
     return state, tally
@@ -257,4 +258,4 @@ def test_what_blind_methods_are_told_does_not_matter(name: str) -> None:
     ]
     same = np.array_equal(*ends)
     assert same == (name not in ("htinf", "robust_ucb"))
-    assert ("†" in baselines.METHODS[name].label) == (not same)
+    assert (METHODS[name].role == "reference") == (not same)

@@ -1,8 +1,8 @@
-"""Runs that are cut, evaluation, and claims that can fail."""
+"""Runs that are cut, evaluation, every stage on stand-ins, a learner that is loaded."""
 
+import dataclasses
 import itertools
 import json
-import math
 import subprocess
 import sys
 import tomllib
@@ -10,18 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from common.claims_v1 import all_of, judge_all, long_form
 from common.errors import UserError
 from common.run import Run
-from papers.uniinf import bench, claims, task
-from papers.uniinf.baselines import METHODS
+from papers.uniinf import bench, figures, load, task
+from papers.uniinf.config import Config
 from papers.uniinf.eval import EvalConfig, evaluate
-from papers.uniinf.train import Config, train
-
-JUDGED = {claim.id: claim.judged for claim in claims.CLAIMS}
+from papers.uniinf.methods import METHODS
+from papers.uniinf.report import uniform_regret
+from papers.uniinf.train import train
+from tests.papers import kit
+from tools.manifest import Job
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -53,7 +53,8 @@ def test_a_run_that_is_cut_ends_with_the_same_numbers(
             raise Killed
         plain(*args)
 
-    monkeypatch.setitem(METHODS, name, METHODS[name]._replace(simulate=mortal))
+    mortals = dataclasses.replace(METHODS[name], simulate=mortal)
+    monkeypatch.setitem(METHODS._methods, name, mortals)
     with pytest.raises(Killed):
         train(Config(**settings, out=tmp_path / "cut"))
     before = len((tmp_path / "cut" / "metrics.jsonl").read_text().splitlines())
@@ -80,9 +81,15 @@ def test_a_job_of_many_seeds_is_many_jobs_of_one(tmp_path: Path) -> None:
 
 
 def test_bad_flags_end_in_one_line(tmp_path: Path) -> None:
-    for wrong in ({"method": "uninf"}, {"task": "e9"}, {"horizon": 1}, {"alpha": (1.0,)}):
+    for wrong in (
+        {"method": "uninf"},
+        {"task": "e9"},
+        {"horizon": 1},
+        {"chunk": 0},
+        {"alpha": (1.0,)},
+    ):
         with pytest.raises(UserError):
-            train(Config(**wrong, out=tmp_path / "x"))  # type: ignore[arg-type]
+            train(Config(**wrong, out=tmp_path / "x"))
     assert not (tmp_path / "x" / "finished.json").exists()
 
 
@@ -101,129 +108,7 @@ def test_manifest_names_methods_and_tasks_that_exist() -> None:
             assert set(stage["tasks"]) <= set(task.TASKS), scale
 
 
-# -- claims -------------------------------------------------------------------------------------
-
-STEPS = np.geomspace(1e5, 1e6, 7)
-
-
-def rows_of(overrides: dict[tuple[str, str], tuple[float, float]] | None = None) -> pd.DataFrame:
-    """Rows of an ideal run; ``overrides`` replaces (regret at T, exponent) of (method, task)."""
-    values: dict[tuple[str, str], tuple[float, float]] = {}
-    for name in ("e1", "e1-k10", "e2", "e3-s1", "e3-s100"):
-        values["uniinf", name] = (100.0, 0.1)
-        values["htinf", name] = (200.0, 0.3)
-        values["opttinf", name] = (5000.0, 0.3)
-        values["tsallis_inf", name] = (5000.0, 1.0)
-    values |= {("htinf_low", "e1"): (90.0, 0.2), ("htinf_high", "e1"): (900.0, 0.9)}
-    values |= {("htinf_alpha2", "e1"): (100.0, 0.2)} | (overrides or {})
-    rng, rows = np.random.default_rng(0), []
-    for (name, where), (final, exponent) in values.items():
-        for alpha, seed in itertools.product((1.3, 1.5, 1.8), range(10)):
-            curve = final * (STEPS / 1e6) ** exponent * rng.uniform(0.95, 1.05)
-            row = {"method": name, "task": where, "seed": seed, "alpha": alpha}
-            rows.append(row | {"metric": "regret", "step": STEPS.tolist(), "value": curve.tolist()})
-    for alpha, metric in itertools.product(
-        (1.3, 1.5, 1.8), ("skipped", "final_S", "best_fraction")
-    ):
-        row = {"method": "uniinf", "task": "e1", "seed": -1, "alpha": alpha}
-        rows.append(row | {"metric": metric, "value": 5.0})
-    return long_form(rows)
-
-
-def verdicts(rows: pd.DataFrame) -> dict[str, str]:
-    return {c["id"]: c["verdict"] for c in judge_all(claims.CLAIMS, rows, "default")}
-
-
-def test_claims_hold_on_an_ideal_run() -> None:
-    assert verdicts(rows_of()) == {f"C{i}": "reproduced" for i in range(1, 7)}
-
-
-@pytest.mark.parametrize(
-    ("claim", "overrides"),
-    [
-        ("C1", {("uniinf", "e1"): (100.0, 0.5)}),
-        ("C1", {("uniinf", "e1-k10"): (100.0, 0.4)}),
-        ("C1", {("uniinf", "e3-s1"): (100.0, 0.5)}),
-        ("C2", {("uniinf", "e2"): (100.0, 0.95)}),
-        ("C3", {("uniinf", "e1"): (700.0, 0.1)}),
-        ("C3", {("uniinf", "e2"): (700.0, 0.1)}),
-        ("C4", {("tsallis_inf", "e3-s1"): (800.0, 1.0)}),
-        ("C4", {("tsallis_inf", "e3-s1"): (5000.0, 0.5)}),
-        ("C5", {("uniinf", "e3-s100"): (6000.0, 0.1)}),
-        ("C6", {("htinf_high", "e1"): (150.0, 0.9)}),
-    ],
-)
-def test_each_claim_can_fail(claim: str, overrides: dict) -> None:
-    assert verdicts(rows_of(overrides))[claim] == "contradicted"
-
-
-def test_thresholds_straddled_are_inconclusive_and_partial_runs_say_what_is_missing() -> None:
-    assert verdicts(rows_of({("uniinf", "e1"): (601.0, 0.1)}))["C3"] == "inconclusive"
-    rows = rows_of()
-    judged = JUDGED["C4"](rows[rows.method != "tsallis_inf"])
-    assert judged.verdict == "inconclusive"
-    assert "Tsallis-INF" in judged.ours
-
-
-def test_c4_prints_the_ratio_of_medians() -> None:
-    """One seed in ten carries the mean: 1000 times by means, no difference by medians."""
-    rows = rows_of({("tsallis_inf", "e3-s1"): (100.0, 1.0)})
-    lucky = (rows.method == "tsallis_inf") & (rows.seed == 0) & (rows.metric == "regret")
-    rows.loc[lucky, "value"] *= 10_000
-    judged = JUDGED["C4"](rows)
-    assert "ratio of medians 1" in judged.ours or "ratio of medians 0.9" in judged.ours
-    assert judged.evidence["α=1.3 ratio"]["value"] > 500
-    assert judged.verdict == "inconclusive"  # one seed is no evidence
-
-
-def test_in_short_names_what_fails_and_what_is_closest() -> None:
-    assert JUDGED["C3"](rows_of()).ours.startswith("all 9 hold; closest")
-    failing = JUDGED["C3"](rows_of({("uniinf", "e2"): (700.0, 0.1)}))
-    assert failing.ours.startswith("partly: 6 of 9 hold; not E2")
-    assert all_of({}).verdict == "reproduced"
-
-
-def test_growth_against_log() -> None:
-    logarithm = np.log(STEPS) * np.array([[1.0], [2.0], [3.0]])
-    assert claims.growth_against_log(STEPS, logarithm).value == pytest.approx(1.0)
-    linear = STEPS * np.array([[1.0], [2.0], [3.0]])
-    assert claims.growth_against_log(STEPS, linear).value == pytest.approx(10 * 5 / 6)
-
-
-def test_tables_and_figures_of_a_tiny_run(tmp_path: Path) -> None:
-    rows, extras = [], []
-    for name, where, seeds in (
-        ("uniinf", "e1", (0, 1)),
-        ("uniinf", "e1", (2, 3)),  # seeds divided among two jobs
-        ("htinf", "e1", (0, 1)),
-        ("uniinf", "e4", (0, 1)),
-    ):
-        out = tmp_path / f"{name}-{where}-{seeds[0]}"
-        train(Config(method=name, task=where, seed=seeds, horizon=2000, alpha=(1.5,), out=out))
-        evaluate(EvalConfig(run=out))
-        written = json.loads((out / "eval.json").read_text())
-        rows += written["rows"]
-        extras += written["extras"]
-    frame = long_form(rows)
-    shown = claims.tables(frame)
-    assert [len(t.columns) == len(row) for t in shown for row in t.rows].count(False) == 0
-    assert shown[0].rows[0][0] == "uniINF"
-    assert shown[0].rows[1][0] == "HTINF†"
-    assert shown[0].rows[1][2] == "—"  # HTINF was not run on E4
-    drawn = claims.figures(frame, extras)
-    assert set(drawn) == {"curves_alpha_1_5", "normalised"}
-    for figure in drawn.values():
-        figure.canvas.draw()
-
-
-def test_pooled_curves() -> None:
-    a = {"n": 10, "mean": [1.0], "low": [0.0], "high": [2.0], "t": [1]}
-    b = {"n": 30, "mean": [3.0], "low": [2.0], "high": [4.0], "t": [1]}
-    both = claims.pooled([a, b])
-    assert both["mean"] == [2.5]
-    half = math.sqrt(10**2 + 30**2) / 40
-    assert both["low"] == [pytest.approx(2.5 - half)]
-    assert both["high"] == [pytest.approx(2.5 + half)]
+# -- speed --------------------------------------------------------------------------------------
 
 
 def test_bench_compares_the_same_numbers(tmp_path: Path) -> None:
@@ -231,3 +116,80 @@ def test_bench_compares_the_same_numbers(tmp_path: Path) -> None:
     numbers = json.loads((tmp_path / "b.json").read_text())
     assert numbers["ratio"] == pytest.approx(numbers["ours"] / numbers["peer"])
     assert numbers["ratio"] > 10  # 200 in a quiet moment; a busy machine is no fault
+
+
+# -- every scale on stand-ins, an added method ----------------------------------------------------
+
+
+def tiny(job: Job) -> list[str]:
+    """A few rounds of one tail parameter."""
+    return ["--horizon", "1000", "--alpha", "1.5"]
+
+
+@pytest.mark.parametrize("scale", ["default", "study", "paper"])
+def test_every_stage_of_every_scale(scale: str, tmp_path: Path) -> None:
+    made = kit.run_scale("uniinf", scale, tmp_path, tiny)
+    names = {figure["name"] for figure in made["figures"]}
+    assert names == {"alpha_1_5"} | (set() if scale == "study" else {"regret", "rate"})
+
+
+def test_an_added_method_is_shown_and_changes_no_verdict(tmp_path: Path) -> None:
+    kit.check_added_method("uniinf", tmp_path, flags=["--horizon", "1000"])
+
+
+def test_pooled_curves() -> None:
+    a = {"n": 10, "mean": [1.0], "low": [0.0], "high": [2.0], "t": [1]}
+    b = {"n": 30, "mean": [3.0], "low": [2.0], "high": [4.0], "t": [1]}
+    both = figures.pooled([a, b])
+    assert both["mean"] == [2.5]
+    half = np.hypot(10, 30) / 40
+    assert both["low"] == [pytest.approx(2.5 - half)]
+    assert both["high"] == [pytest.approx(2.5 + half)]
+
+
+def test_regret_of_uniform_play() -> None:
+    assert uniform_regret("e1", 1.5, 1000) == pytest.approx(150.0)
+    assert uniform_regret("e3-s100", 1.5, 1000) == pytest.approx(15_000.0)
+    # against the second arm, best over all: 0.45 - 0.4 on average in one half, 0.5 - 0.2 after
+    assert uniform_regret("e4", 1.5, 1000) == pytest.approx(500 * (0.05 + 0.3))
+
+
+# -- a learner that is loaded ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["uniinf", "htinf", "robust_ucb"])
+def test_a_loaded_learner_goes_on_where_its_run_ended(name: str, tmp_path: Path) -> None:
+    """On the losses of its bandit it chooses as the run would have done."""
+    options: dict[str, Any] = {"method": name, "seed": (1, 2), "alpha": (1.3, 1.5)}
+    train(Config(**options, horizon=1000, out=tmp_path / "run"))
+    learner = load(tmp_path / "run", seed=2, alpha=1.5)
+    env = task.make_env("e1", 1.5, 1000)
+    known = task.Known(1000.0, task.true_sigma(env, 1.5), 1.5)
+    state, tally = METHODS[name].new_state(4), np.zeros(3)
+    METHODS[name].simulate(env, known, 2, 0, 1200, state, tally)
+
+    best = Run.load(tmp_path / "run").final()["tallies"][1, 1, task.BEST_PULLS]
+    loss_key, _ = task.stream_keys(2, env.stream)
+    for t in range(1001, 1201):
+        arm = learner.choose()
+        assert arm == learner.choose()
+        best += arm == env.best
+        learner.observe(task.draw_loss(env, loss_key, 0, t, arm))
+    assert best == tally[task.BEST_PULLS] and learner.rounds == 1200
+    for mine, theirs in zip(learner._state, state, strict=True):
+        np.testing.assert_array_equal(mine, theirs)
+
+
+def test_a_loaded_learner_moves_to_a_better_arm(tmp_path: Path) -> None:
+    train(Config(horizon=500, alpha=(1.8,), out=tmp_path / "run"))
+    learner = load(tmp_path / "run")
+    chosen = []
+    for _ in range(3000):
+        chosen.append(learner.choose())
+        learner.observe(-0.5 if chosen[-1] == 2 else 0.0)
+    assert chosen.count(2) > 2000 > chosen[:1000].count(2)
+    for wrong in ({"seed": 7}, {"alpha": 1.3}):
+        with pytest.raises(UserError):
+            load(tmp_path / "run", **wrong)
+    with pytest.raises(UserError):
+        learner.observe(float("nan"))

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from scipy.integrate import quad
 
-from papers.uniinf import baselines, task
+from papers.uniinf import task
+from papers.uniinf.methods import METHODS
 
 ALPHAS = (1.3, 1.5, 1.8)
 
@@ -146,7 +147,7 @@ def test_uniforms() -> None:
 def recorded(name: str, env: task.Bandit, n_rounds: int) -> list[tuple[int, float]]:
     """(arm, loss) of each round of a method, read off its tables one round at a time."""
     K = env.slope.shape[1]
-    m, known = baselines.METHODS[name], task.Known(n_rounds, 1.3, 1.5)
+    m, known = METHODS[name], task.Known(n_rounds, 1.3, 1.5)
     state, tally = m.new_state(K), np.zeros(3)
     played = []
     loss_key, _ = task.stream_keys(0, env.stream)
@@ -176,10 +177,10 @@ def test_methods_meet_the_same_losses() -> None:
     assert tsallis[0][2] == pytest.approx(4 * tsallis[0][3])
 
 
-@pytest.mark.parametrize("name", list(baselines.METHODS))
+@pytest.mark.parametrize("name", list(METHODS))
 def test_chunks_change_nothing(name: str) -> None:
     env = task.make_env("e2", 1.3, 6000)
-    m = baselines.METHODS[name]
+    m = METHODS[name]
     known = task.Known(6000, task.true_sigma(env, 1.3), 1.3)
     whole, tally = m.new_state(4), np.zeros(3)
     m.simulate(env, known, 3, 0, 6000, whole, tally)
@@ -200,7 +201,7 @@ def test_regret_is_counted_from_means() -> None:
     """All losses are huge and random, all means differ by 0.2: regret is 0.2 per wrong pull."""
     env = task.make_env("e1", 1.3, 5000)
     for name in ("uniinf", "ucb1"):
-        m = baselines.METHODS[name]
+        m = METHODS[name]
         state, tally = m.new_state(4), np.zeros(3)
         m.simulate(env, task.Known(5000, 1.3, 1.3), 0, 0, 5000, state, tally)
         wrong = 5000 - tally[task.BEST_PULLS]

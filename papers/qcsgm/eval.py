@@ -7,7 +7,8 @@ they say something of it, "t" (noise level), "sampler" and "rtol", or "epsilon".
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import math
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +16,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from common import digits
+from common import digits, files
 from common.cli import run_cli
 from common.run import Run
 from common.sample_metrics import mmd2, prdc
 from common.score import hutchinson, jacobian, noise_level, parzen
 from common.stacked import rademacher, randn, seed_generators
 from common.torch_utils import setup
-from common.ve_sde import draw_noise, levels, ode_log_likelihood, ode_sample, pc_sample
+from common.ve_sde import Method, draw_noise, levels, ode_log_likelihood, ode_sample, pc_sample
+from papers.qcsgm.config import Config, members
+from papers.qcsgm.exact import mixture
 from papers.qcsgm.method import (
     Network,
     asymmetry,
@@ -30,18 +33,20 @@ from papers.qcsgm.method import (
     normalised_asymmetry,
     qc_estimate,
 )
-from papers.qcsgm.task import IMAGES, SETTINGS, TOY, test_images, toy_points
-from papers.qcsgm.train import Config, make_network, make_score, members
+from papers.qcsgm.networks import make_network, make_score
+from papers.qcsgm.task import IMAGE_LEVELS, SETTINGS, family, test_images, toy_points
 
 N_SAMPLES = 2000
 N_MMD = 1000  # samples of each side: the kernel is the dear part
 N_LEVELS, N_POINTS = 10, 500  # noise levels, and noised points at each, of Asym and score error
 PC_LEVELS = 100  # of the predictor-corrector sampler: two score calls each
-SOLVERS = (  # (name, SciPy's method, rtol); atol 1e-5
-    *(("RK45", 1e-2), ("RK45", 1e-3), ("RK45", 1e-5)),
-    *(("RK23", 1e-3), ("DOP853", 1e-3)),
+SOLVERS: tuple[tuple[Method, float], ...] = (  # SciPy's method and rtol; atol 1e-5
+    ("RK45", 1e-2),
+    ("RK45", 1e-3),
+    ("RK45", 1e-5),
+    ("RK23", 1e-3),
+    ("DOP853", 1e-3),
 )
-DRAWN = ("u", "c", "qc")  # 2-D: methods whose samples and rotation are drawn
 Rows = list[dict[str, Any]]
 
 
@@ -130,15 +135,39 @@ def toy_field_rows(
     return curves(values, oracle[0])
 
 
+def matched_std(task: str) -> float:
+    """Width of the terminal density of a 2-D set: that of the data and of the largest noise.
+
+    The authors' prior has the noise's alone (3, where the data have 3.4 to 4).
+    """
+    variance = float(toy_points(task, "train").var(0).mean())
+    return math.sqrt(SETTINGS[task].sigma_max ** 2 + variance)
+
+
 def likelihood_rows(task: str, score: Network) -> Rows:
-    """NLL of held-out points in nats, by the ODE with the exact divergence."""
-    setting = SETTINGS[task]
+    """NLL of held-out points in nats, by the ODE with the exact divergence.
+
+    "nll" has the authors' prior N(0, sigma_max^2 I), "nll_matched" one of the terminal density's
+    width, at the end of the same trajectories.
+    """
+    setting, std = SETTINGS[task], matched_std(task)
     x = toy_points(task, "test")[None]
     log_p, result = ode_log_likelihood(score, x, setting.sigma_min, setting.sigma_max)
+    assert result.log_det is not None
+    square = result.x.double().square().sum(-1)
+    log_prior = -square / (2 * std**2) - math.log(2 * math.pi * std**2)
     return [
         {"metric": "nll", "value": -float(log_p.mean())},
         {"metric": "nfe", "sampler": "likelihood", "rtol": 1e-3, "value": result.n_evaluations},
+        {"metric": "nll_matched", "value": -float((log_prior + result.log_det.double()).mean())},
     ]
+
+
+def truth_rows(task: str) -> Rows:
+    """NLL of the held-out points under the exact density at the smallest noise."""
+    x = toy_points(task, "test")
+    log_p = mixture(task).log_density(x, torch.tensor(SETTINGS[task].sigma_min))
+    return [{"metric": "nll_truth", "value": -float(log_p.mean())}]
 
 
 def sample_rows(task: str, score: Network, real: Tensor) -> tuple[Rows, Tensor]:
@@ -163,23 +192,25 @@ def sample_rows(task: str, score: Network, real: Tensor) -> tuple[Rows, Tensor]:
         label = {"sampler": sampler} | ({"rtol": rtol} if rtol is not None else {})
         rows.extend({**label, "metric": name, "value": v} for name, v in values.items())
 
-    for method, rtol in SOLVERS:
+    def solved(x: Tensor, method: Method, rtol: float) -> tuple[Tensor, int]:
         result = ode_sample(
-            score,
-            start,
-            setting.sigma_min,
-            setting.sigma_max,
-            rtol=rtol,
-            method=method,  # type: ignore[arg-type]
+            score, x, setting.sigma_min, setting.sigma_max, rtol=rtol, method=method
         )
         with torch.no_grad():
             x = result.x + sigma_min**2 * score(result.x, sigma_min)
-        add(method, rtol, x, result.n_evaluations + 1)
+        return x, result.n_evaluations + 1
+
+    for method, rtol in SOLVERS:
+        x, nfe = solved(start, method, rtol)
+        add(method, rtol, x, nfe)
         if (method, rtol) == ("RK45", 1e-3):
             drawn = x[0]
     grid_of_levels = levels(setting.sigma_min, setting.sigma_max, PC_LEVELS)
     x = pc_sample(score, start, grid_of_levels, draw_noise(generators, *start.shape[1:]))
     add("PC", None, x, 2 * PC_LEVELS)
+    if family(task) == "toy":
+        x, nfe = solved(matched_std(task) / setting.sigma_max * start, "RK45", 1e-3)
+        add("RK45, matched prior", 1e-3, x, nfe)
     return rows, drawn
 
 
@@ -199,7 +230,7 @@ def digits_field_rows(task: str, score: Network, n: int = 200) -> Rows:
 
 
 def image_field_rows(
-    task: str, score: Network, device: str, n_levels: int = 100, n: int = 100
+    task: str, score: Network, device: str, n_levels: int = IMAGE_LEVELS, n: int = 100
 ) -> Rows:
     """Asym and NAsym over the noise levels by one vector each, as the authors' on images.
 
@@ -261,50 +292,53 @@ def rotation_map(task: str, score: Network, t: float = 0.15, n: int = 48) -> lis
 def evaluate(cfg: EvalConfig) -> None:
     """Write eval.json of a run."""
     run = Run.load(cfg.run)
-    final, train_cfg = run.final(), run.config(Config)
-    label = {"method": train_cfg.method, "task": train_cfg.task}
-    seeds = [seed + train_cfg.seed_offset for seed in train_cfg.seed]
-    if train_cfg.task == "gaussian":
-        return run.write_eval([{**label, **row} for row in gaussian_rows(final["cells"], seeds)])
-    if train_cfg.task == "autoencoder":
+    given = files.read_json(run.folder / "config.json")
+    final = run.final()
+    label = {"method": given["method"], "task": given["task"]}
+    seeds = [seed + given["seed_offset"] for seed in given["seed"]]
+    if label["task"] == "gaussian":
+        rows = gaussian_rows(final["cells"], seeds)
+    elif label["task"] == "autoencoder":
         rows = autoencoder_rows(run.metrics(), seeds)
-        return run.write_eval([{**label, **row} for row in rows])
-    return evaluate_scores(cfg, run, train_cfg, final["net"])
+    else:
+        return evaluate_scores(cfg, run, run.config(Config), final)
+    return run.write_eval([{**label, **row} for row in rows])
 
 
-def evaluate_scores(cfg: EvalConfig, run: Run, train_cfg: Config, weights: dict) -> None:
+def evaluate_scores(cfg: EvalConfig, run: Run, train_cfg: Config, final: dict[str, Any]) -> None:
     """Rows and figures' data of every member."""
-    task = train_cfg.task
-    toy = task in TOY
-    device = cfg.device if task in IMAGES else "cpu"  # SciPy's solver lives there
+    task, kind = train_cfg.task, family(train_cfg.task)
+    device = cfg.device if kind == "images" else "cpu"  # SciPy's solver lives there
     setup(device, 0)
-    oracle = toy_oracle(task) if toy else None
+    oracle = toy_oracle(task) if kind == "toy" else None
     rows: Rows = []
     extras: Rows = []
     for m, (seed, lam) in enumerate(members(train_cfg)):
         label = {"method": train_cfg.method, "task": task, "seed": seed, "lam": lam}
-        net = make_network(replace(train_cfg, pretrained=False), [seed])
-        one = task not in IMAGES  # a stack's member
-        net.load_state_dict({k: w[m : m + 1] if one else w for k, w in weights.items()})
+        if train_cfg.lr is not None:  # a grid's point, which is not the task's own
+            label["lr"] = train_cfg.lr
+        net = make_network(train_cfg, [seed], final.get("settings") or None)
+        one = kind != "images"  # a stack's member
+        net.load_state_dict({k: w[m : m + 1] if one else w for k, w in final["net"].items()})
         score = make_score(train_cfg, net.to(device).eval().requires_grad_(False))
-        if toy:
-            assert oracle is not None
+        found: Rows = truth_rows(task) if train_cfg.model.exact else []
+        if oracle is not None:
             real = toy_points(task, "test")[:N_SAMPLES]
-            found = toy_field_rows(task, score, oracle) + likelihood_rows(task, score)
-        elif task == "digits":
+            found += toy_field_rows(task, score, oracle) + likelihood_rows(task, score)
+        elif kind == "digits":
             real = test_images(task, np.random.default_rng(0), 1)
-            found = digits_field_rows(task, score) + bits_rows(task, score, device, 5, 1500)
+            found += digits_field_rows(task, score) + bits_rows(task, score, device, 5, 1500)
         else:
-            found = image_field_rows(task, score, device)
+            found += image_field_rows(task, score, device)
             found += bits_rows(task, score, device, 1, 250)
-        if task not in IMAGES:
+        if kind != "images":
             sampled, x = sample_rows(task, score, real)
             found += sampled
             first = seed == train_cfg.seed[0] + train_cfg.seed_offset and lam in (0.0, 0.1, 1e-2)
-            if first and toy and train_cfg.method in DRAWN:
+            if first and oracle is not None and train_cfg.model.drawn:
                 extras.append({"name": "samples", **label, "data": shown(x[:600])})
                 extras.append({"name": "rotation", **label, "data": rotation_map(task, score)})
-            elif first and task == "digits":
+            elif first and kind == "digits":
                 extras.append({"name": "images", **label, "data": shown(x[:20])})
         rows += [{**label, **row} for row in found]
     run.write_eval(rows, extras)

@@ -5,8 +5,9 @@ All are called as f(x [S, B, D], sigma [S, B, 1] or a scalar) -> [S, B, D].
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -14,7 +15,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from common.stacked import MLP, StackedLinear, Swish
+from common.errors import UserError
+from common.stacked import MLP, StackedLinear, Swish, seed_generators
+from papers.qcsgm.baselines import constrained, constrained_output
+from papers.qcsgm.config import Config
+from papers.qcsgm.exact import mixture
+from papers.qcsgm.method import Network, unconstrained
+from papers.qcsgm.task import family, pretrained
 
 OutputActivation = Literal["none", "elu", "leaky_relu"]
 
@@ -77,6 +84,7 @@ class DigitsNetwork(nn.Module):
 
 NCSNPP = {  # NCSN++ for 32 x 32 images: the score_sde_ve configuration of diffusers' UNet2DModel
     "sample_size": 32,
+    "center_input_sample": True,  # data in [0, 1]: the published network centres them itself
     "block_out_channels": (128, 256, 256, 256),
     "layers_per_block": 8,
     "down_block_types": (
@@ -99,23 +107,31 @@ NCSNPP = {  # NCSN++ for 32 x 32 images: the score_sde_ve configuration of diffu
 class NCSNpp(nn.Module):
     """NCSN++ as a stack of one: images as rows, the output divided by sigma as diffusers does."""
 
-    def __init__(self, weights: Path | None = None, **changes: Any) -> None:
+    def __init__(
+        self, weights: Path | None = None, settings: Mapping[str, Any] | None = None
+    ) -> None:
         """
         Args:
             weights: folder of a diffusers UNet2DModel (config.json and safetensors); None: random.
-            changes: of NCSNPP.
+            settings: of a network without weights; default: NCSNPP.
         """
         super().__init__()
         from diffusers import UNet2DModel
         from diffusers.models.attention_processor import Attention, AttnProcessor
 
         if weights is None:
-            self.unet = UNet2DModel(**{**NCSNPP, **changes})
+            self.unet = UNet2DModel.from_config(dict(NCSNPP if settings is None else settings))
         else:
             self.unet = UNet2DModel.from_pretrained(weights, use_safetensors=True)
         for module in self.unet.modules():
             if isinstance(module, Attention):  # fused attention has no second derivative
                 module.set_processor(AttnProcessor())
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All of the network's settings, which its weights do not tell (JSON values)."""
+        own = {k: v for k, v in self.unet.config.items() if not k.startswith("_")}
+        return dict(json.loads(json.dumps(own)))
 
     def forward(self, x: Tensor, sigma: Tensor) -> Tensor:
         """[1, B, 3 side^2] -> [1, B, 3 side^2]."""
@@ -123,3 +139,42 @@ class NCSNpp(nn.Module):
         images = x.reshape(-1, 3, side, side)
         out = self.unet(images, _per_row(sigma, x).reshape(-1), return_dict=False)[0]
         return out.reshape(x.shape)
+
+
+def make_network(
+    cfg: Config, seeds: Sequence[int], settings: Mapping[str, Any] | None = None
+) -> nn.Module:
+    """The network f of every member.
+
+    Args:
+        cfg: of the run.
+        seeds: of the members.
+        settings: images: of the network that was trained, whose weights are to be filled in.
+
+    Raises:
+        UserError: if several are asked for at once where the network cannot be stacked.
+    """
+    kind = family(cfg.task)
+    if cfg.model.exact:
+        return nn.Identity()
+    if kind == "toy":
+        output: OutputActivation = "leaky_relu" if cfg.task == "8gaussians" else "elu"
+        return ToyNetwork(seed_generators(seeds, 0), output if cfg.model.activation else "none")
+    if kind == "digits":
+        return DigitsNetwork(seed_generators(seeds, 0))
+    if len(seeds) > 1:
+        raise UserError(f"{cfg.task} trains one network at a time; give one seed and one --lam")
+    if settings is not None:
+        return NCSNpp(settings=settings)
+    torch.manual_seed(seeds[0])
+    return NCSNpp(pretrained(cfg.task) if cfg.pretrained else None)
+
+
+def make_score(cfg: Config, f: nn.Module) -> Network:
+    """s(x, sigma) of a method with network f."""
+    toy = family(cfg.task) == "toy"
+    if cfg.model.exact:
+        return mixture(cfg.task).smoothed_score
+    if cfg.model.constrained:
+        return constrained(f) if toy else constrained_output(f)
+    return unconstrained(f) if toy else f

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -12,22 +12,25 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from common import digits
+from common.errors import UserError, choose
 from common.files import find_data
 from common.image_sets import image_set
 from common.stacked import rand, randint
 from common.toy_data import checkerboard
+from papers.qcsgm.methods import Family
 
 TOY = ("8gaussians", "spirals", "checkerboard")
 IMAGES = ("cifar10", "cifar100", "imagenet32", "svhn")
 SCORES = (*TOY, "digits", *IMAGES)
-TASKS = ("gaussian", "autoencoder", *SCORES)
+SPIRAL_SCALE = 2.3 / 3
 N_TOY = 50_000  # points of a 2-D training set
 N_HELD_OUT = 2_000  # further points, for likelihoods
+IMAGE_LEVELS = 100  # noise levels that the asymmetry on 32 x 32 images is averaged over
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How score models are trained on a set. Paper: dossier values of the authors' code."""
+    """How score models are trained on a set; the paper's values are those of the authors' code."""
 
     sigma_min: float  # smallest noise level, in units of the data
     sigma_max: float  # largest
@@ -42,25 +45,58 @@ class Setting:
     t_min: float = 0.0  # t ~ U(t_min, 1)
 
 
-_TOY = Setting(0.1, 3.0, 2000, 1000, 7.5e-4, (0.1, 1.0), matching=2.0)  # paper: batch 5000
-_NCSNPP = Setting(
-    *(0.01, 50.0, 100_000, 128, 2e-4, (1e-4,)), warm_up=5000, ema=0.999, t_min=1e-5
-)  # on top of U trained for 600,000 steps
+_TOY = Setting(
+    sigma_min=0.1,
+    sigma_max=3.0,
+    steps=2000,
+    batch=1000,  # paper: 5000
+    lr=7.5e-4,
+    lam=(0.1, 1.0),
+    matching=2.0,
+)
+_DIGITS = Setting(
+    sigma_min=0.05,
+    sigma_max=5.0,
+    steps=4000,
+    batch=128,
+    lr=1e-3,
+    lam=(1e-3, 1e-2),
+    regularise_after=3000,
+    ema=0.999,
+    t_min=1e-5,
+)
+_NCSNPP = Setting(  # on top of U trained for 600,000 steps (SVHN: 300,000)
+    sigma_min=0.01,
+    sigma_max=50.0,
+    steps=100_000,
+    batch=128,
+    lr=2e-4,
+    lam=(1e-4,),
+    warm_up=5000,
+    ema=0.999,
+    t_min=1e-5,
+)
 
 SETTINGS = {
     "8gaussians": _TOY,
     "spirals": _TOY,
     "checkerboard": _TOY,  # paper: 4000 steps
-    "digits": Setting(
-        *(0.05, 5.0, 4000, 128, 1e-3, (1e-3, 1e-2)), regularise_after=3000, ema=0.999, t_min=1e-5
-    ),
+    "digits": _DIGITS,
     "cifar10": _NCSNPP,
     "cifar100": _NCSNPP,
     "imagenet32": _NCSNPP,
-    "svhn": Setting(
-        *(0.01, 50.0, 150_000, 128, 2e-4, (1e-4,)), warm_up=5000, ema=0.999, t_min=1e-5
-    ),  # on top of 300,000 steps
+    "svhn": replace(_NCSNPP, steps=150_000),
 }
+
+
+def family(task: str) -> Family:
+    """The kind of a task, which says what methods are for it.
+
+    Raises:
+        UserError: for an unknown task.
+    """
+    choose("task", task, SCORES)
+    return "toy" if task in TOY else "images" if task in IMAGES else "digits"
 
 
 # -- 2-D sets, as the authors draw them ----------------------------------------------------------
@@ -78,7 +114,7 @@ def spirals(rng: np.random.Generator, n: int) -> NDArray[np.float64]:
     r = 3 * np.pi * np.sqrt(rng.random(n))
     arm = np.stack([-r * np.cos(r), r * np.sin(r)], axis=1) + rng.random((n, 2)) / 2
     sign = rng.choice([-1.0, 1.0], (n, 1))
-    return sign * arm * (2.3 / 3)
+    return sign * arm * SPIRAL_SCALE
 
 
 def toy_points(task: str, split: str) -> Tensor:
@@ -119,6 +155,10 @@ def image_bytes(task: str, split: str) -> NDArray[np.uint8]:
         "unpack the npz archives of https://image-net.org/download-images (downsampled)",
     )
     files = sorted(folder.glob(name))
+    if not files:
+        raise UserError(
+            f"{folder} holds no {name}; unpack the npz archives of ImageNet 32 x 32 there"
+        )
     return np.concatenate([np.load(f, allow_pickle=False)["data"] for f in files])
 
 
@@ -126,12 +166,13 @@ def pretrained(task: str) -> Path:
     """Folder with the weights of U for an image set, in diffusers' format.
 
     Raises:
-        UserError: if it is not there.
+        UserError: if it is not there; it says how to make it.
     """
     return find_data(
         f"qcsgm/ncsnpp-{task}",
         f"a pretrained U-NCSN++ for {task}",
-        "train one (--method u --no-pretrained) or convert one to a diffusers UNet2DModel folder",
+        "make it by `python -m papers.qcsgm.pretrain` (NOTES.md), or put a diffusers UNet2DModel "
+        "folder there",
     )
 
 
@@ -143,6 +184,7 @@ class Data:
 
     def __init__(self, task: str, device: torch.device) -> None:
         self.levels, self.flip = 0, False  # 0: real-valued
+        self.stacks = task not in IMAGES  # several networks can be trained at once
         if task in TOY:
             self.points = toy_points(task, "train")
         elif task == "digits":

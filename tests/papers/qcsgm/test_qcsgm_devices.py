@@ -11,6 +11,7 @@ import pytest
 from common import ve_sde
 from papers.qcsgm import eval as evaluation
 from papers.qcsgm import networks, train
+from papers.qcsgm.config import Config
 from tests.fake_cuda import same_on_both
 
 SIZES: dict[str, Any] = {"steps": 2, "batch": 2, "lam": (0.1,)}
@@ -61,12 +62,12 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", ["u", "c", "qc", "qc_est"])
 @pytest.mark.parametrize("task", ["8gaussians", "digits"])
 def test_a_gpu_has_the_cpus_rows(task: str, method: str, tmp_path: Path) -> None:
-    cfg = train.Config(method=method, task=task, seed=(0, 1), regularise_after=0, **SIZES)
+    cfg = Config(method=method, task=task, seed=(0, 1), regularise_after=0, **SIZES)
     same_on_both(train, evaluation, cfg, tmp_path)
 
 
 @pytest.mark.usefixtures("few", "images")
 @pytest.mark.parametrize("method", ["u", "qc_est"])
 def test_a_gpu_has_the_cpus_rows_on_images(method: str, tmp_path: Path) -> None:
-    cfg = train.Config(method=method, task="cifar10", **SIZES)
+    cfg = Config(method=method, task="cifar10", **SIZES)
     same_on_both(train, evaluation, cfg, tmp_path)

@@ -1,28 +1,35 @@
-"""Runs that are cut, stacks against single networks, the paper's scale on stand-ins, claims."""
+"""Runs that are cut, stacks against single networks, evaluation, images on stand-ins, use."""
 
-import itertools
 import json
 import math
-import tomllib
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from common.claims_v1 import long_form
 from common.errors import UserError
 from common.run import Run
-from papers.qcsgm import bench, claims, networks, task, train
+from common.score import parzen
+from papers.qcsgm import (
+    bench,
+    count_steps,
+    exact,
+    load,
+    networks,
+    pretrain,
+    report,
+    task,
+    train,
+    train_autoencoder,
+)
 from papers.qcsgm import eval as evaluation
+from papers.qcsgm.config import Config, members
 from papers.qcsgm.eval import EvalConfig, evaluate
 from papers.qcsgm.method import asymmetry
 from papers.qcsgm.networks import ToyNetwork
-from papers.qcsgm.train import Config, members
 
 torch.set_num_threads(1)
-MANIFEST = Path(train.__file__).with_name("paper.toml")
 
 
 def config(tmp_path, name="run", **changes):
@@ -65,8 +72,8 @@ def test_a_cut_run_ends_with_the_same_numbers(tmp_path, whole_and_cut, method, w
 
 
 def test_a_cut_autoencoder_ends_with_the_same_numbers(tmp_path, whole_and_cut):
-    cfg = config(tmp_path, method="qc", task="autoencoder", steps=120)
-    assert same(*whole_and_cut(train.train, cfg, 50))
+    cfg = train_autoencoder.Config(seed=(0, 1), steps=120, out=tmp_path / "run")
+    assert same(*whole_and_cut(train_autoencoder.train, cfg, 50))
 
 
 @pytest.mark.parametrize("where", ["8gaussians", "digits"])
@@ -136,7 +143,7 @@ def test_the_regulariser_lowers_asymmetry(tmp_path, method):
         net = ToyNetwork(train.seed_generators([0], 0))
         net.load_state_dict(weights(cfg))
         x = 3 * torch.randn(1, 200, 2, generator=torch.Generator().manual_seed(0))
-        score = train.make_score(cfg, net)
+        score = networks.make_score(cfg, net)
         J = evaluation.jacobian(lambda at, f=score: f(at, torch.tensor(0.3)), x)
         values[name] = float(asymmetry(J).mean())
     assert values[method] < 0.2 * values["u"]
@@ -213,7 +220,7 @@ def test_evaluation_of_a_2d_model(tmp_path, method):
     curve = rows[rows.metric == "asym_at"].iloc[0]
     assert curve.step == evaluation.midpoints(10)
     assert np.mean(curve.value) == pytest.approx(asym.iloc[0], rel=1e-6)
-    assert set(rows[rows.metric == "mmd2"].sampler) == {"RK45", "PC"}
+    assert set(rows[rows.metric == "mmd2"].sampler) == {"RK45", "PC", "RK45, matched prior"}
 
 
 def test_digits_are_evaluated_in_bits(tmp_path, monkeypatch):
@@ -247,27 +254,94 @@ def test_rows_of_an_exact_model(monkeypatch):
     x = task.toy_points("spirals", "test").double()
     q = x.square().sum(-1) / 1.01
     nll = q / 2 + math.log(2 * math.pi * 1.01) + math.log(9 / 10) + q / 18
-    nll_row = evaluation.likelihood_rows("spirals", Exact())[0]
-    assert nll_row["value"] == pytest.approx(float(nll.mean()), abs=4e-3)
+    rows = {row["metric"]: row["value"] for row in evaluation.likelihood_rows("spirals", Exact())}
+    assert rows["nll"] == pytest.approx(float(nll.mean()), abs=4e-3)
+    matched = q / 2 + math.log(2 * math.pi * 1.01)  # the right prior: no bias
+    assert rows["nll_matched"] == pytest.approx(float(matched.mean()), abs=8e-3)
     rows, samples = evaluation.sample_rows("spirals", Exact(), x.float())
     assert len(samples) == 200 and samples.std() < 1.2
     assert {r["sampler"]: r["value"] for r in rows if r["metric"] == "nfe"}["PC"] == 10
 
 
 def test_autoencoder_and_gaussian_become_rows(tmp_path):
-    for name, where, steps in (("qc", "autoencoder", 600), ("rotational", "gaussian", 0)):
-        cfg = config(tmp_path, where, method=name, task=where, steps=steps)
-        train.train(cfg)
-        evaluate(EvalConfig(run=cfg.out))
+    seeds = (0, 1)
+    out = tmp_path / "autoencoder"
+    train_autoencoder.train(train_autoencoder.Config(seed=seeds, steps=600, out=out))
+    count_steps.count(count_steps.Config(seed=seeds, out=tmp_path / "gaussian"))
+    for name in ("autoencoder", "gaussian"):
+        evaluate(EvalConfig(run=tmp_path / name))
     rows = json.loads((tmp_path / "autoencoder" / "eval.json").read_text())["rows"]
     loss = next(r for r in rows if r["metric"] == "loss" and r["seed"] == 1)
     assert loss["step"] == [0, 500, 600] and loss["value"][2] < loss["value"][0]
     rows = json.loads((tmp_path / "gaussian" / "eval.json").read_text())["rows"]
     steps = {r["epsilon"]: r["value"] for r in rows if r["metric"] == "steps" and r["seed"] == 0}
-    assert list(steps.values()) == list(claims.PUBLISHED_STEPS["rotational"])
+    assert list(steps.values()) == list(report.PUBLISHED_STEPS["rotational"])
+
+
+# -- the exact score, and use ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", task.TOY)
+def test_exact_densities_are_those_of_the_points(name):
+    """They sum to one, agree with Parzen's estimate, and the score is their gradient."""
+    density = exact.mixture(name)
+    axis = torch.linspace(-13, 13, 66).double()
+    grid = torch.cartesian_prod(axis, axis)
+    p = density.log_density(grid, torch.tensor(0.5)).exp()
+    assert p.sum() * (axis[1] - axis[0]) ** 2 == pytest.approx(1.0, abs=1e-3)
+    rng = np.random.default_rng(5)
+    draw = {"8gaussians": task.eight_gaussians, "spirals": task.spirals}
+    points = draw.get(name, task.checkerboard)(rng, 20_000)
+    at = torch.from_numpy(points[:60]) + 0.3
+    log_p, score = parzen(at, torch.from_numpy(points[100:]), 0.5)
+    assert (density.log_density(at, torch.tensor(0.5)) - log_p).mean().abs() < 0.03
+    mine = density.smoothed_score(at, torch.tensor(0.5))
+    assert (mine - score).abs().mean() < 0.1
+    step = torch.tensor([1e-5, 0.0]).double()
+    rise = density.log_density(at + step, torch.tensor(0.5))
+    rise = (rise - density.log_density(at - step, torch.tensor(0.5))) / 2e-5
+    torch.testing.assert_close(mine[:, 0], rise, atol=1e-5, rtol=1e-5)
+
+
+def test_the_authors_prior_keeps_an_exact_score_from_its_likelihood(tmp_path, monkeypatch):
+    """What a perfect model gets: nearly a nat too much, unless the prior is as wide as the data."""
+    monkeypatch.setattr(task, "N_HELD_OUT", 200)
+    cfg = config(tmp_path, method="exact", seed=(0,))
+    train.train(cfg)
+    evaluate(EvalConfig(run=cfg.out))
+    rows = json.loads((cfg.out / "eval.json").read_text())["rows"]
+    value = {row["metric"]: row["value"] for row in rows if "sampler" not in row}
+    assert value["nll"] - value["nll_truth"] > 0.7
+    assert abs(value["nll_matched"] - value["nll_truth"]) < 0.15
+    mmd = {row["sampler"]: row["value"] for row in rows if row["metric"] == "mmd2"}
+    assert mmd["RK45, matched prior"] < mmd["RK45"]
+
+
+def test_a_trained_score_is_used(tmp_path):
+    cfg = config(tmp_path, method="qc", seed=(3, 5), lam=(0.1, 1.0))
+    train.train(cfg)
+    model = load(cfg.out, seed=5, lam=1.0)
+    net = ToyNetwork(train.seed_generators([5], 0))
+    net.load_state_dict({k: w[3:] for k, w in weights(cfg).items()})
+    x = torch.randn(7, 2, generator=torch.Generator().manual_seed(0))
+    expected = networks.make_score(cfg, net)(x[None], torch.tensor(0.5))[0]
+    torch.testing.assert_close(model.score(x, 0.5), expected)
+    assert model.sample(4).shape == (4, 2) and model.log_prob(x).shape == (7,)
+    asym, share = model.asymmetry(x, 0.5)
+    assert (asym >= 0).all() and ((share >= 0) & (share <= 1)).all()
+    assert model.prior_std > 3
+    with pytest.raises(UserError, match="no member"):
+        load(cfg.out, seed=4)
 
 
 # -- the paper's scale on stand-ins ---------------------------------------------------------------
+
+NARROW = {
+    "block_out_channels": (32, 32),
+    "layers_per_block": 1,
+    "down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D"),
+    "up_block_types": ("AttnSkipUpBlock2D", "SkipUpBlock2D"),
+}
 
 
 @pytest.fixture
@@ -301,14 +375,11 @@ def paper_data(tmp_path, monkeypatch):
         hwcn = images.reshape(10, 3, 32, 32).transpose(2, 3, 1, 0)
         savemat(root / "svhn" / f"{name}_32x32.mat", {"X": hwcn, "y": labels[:, :1]})
     torch.manual_seed(0)
-    narrow = {"block_out_channels": (32, 32), "layers_per_block": 1}
-    narrow |= {"down_block_types": ("SkipDownBlock2D", "AttnSkipDownBlock2D")}
-    narrow |= {"up_block_types": ("AttnSkipUpBlock2D", "SkipUpBlock2D")}
     for name in task.IMAGES:
-        UNet2DModel(**{**networks.NCSNPP, **narrow}).save_pretrained(
+        UNet2DModel(**{**networks.NCSNPP, **NARROW}).save_pretrained(
             root / "qcsgm" / f"ncsnpp-{name}", safe_serialization=True
         )
-    monkeypatch.setattr(networks, "NCSNPP", {**networks.NCSNPP, **narrow})
+    monkeypatch.setattr(networks, "NCSNPP", {**networks.NCSNPP, **NARROW})
     return images
 
 
@@ -345,6 +416,80 @@ def test_image_training_from_pretrained_weights(paper_data, tmp_path, monkeypatc
         assert {"bits", "asym", "nasym"} <= {row["metric"] for row in rows}
 
 
+def rewritten(folder, **changes):
+    """Another configuration beside the same weights."""
+    path = folder / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+
+
+def test_the_network_that_is_evaluated_is_the_one_that_was_trained(paper_data, tmp_path):
+    """The folder's settings need not be the defaults, and its weights do not tell them."""
+    folder = task.pretrained("cifar10")
+    rewritten(folder, center_input_sample=False)
+    cfg = config(tmp_path, method="u", task="cifar10", steps=1, batch=2, seed=(0,))
+    train.train(cfg)
+    final = Run.load(cfg.out).final()
+    assert final["settings"]["center_input_sample"] is False
+    rebuilt = networks.make_network(cfg, [0], final["settings"])
+    rebuilt.load_state_dict(final["net"])
+    trained = networks.NCSNpp(folder)
+    trained.load_state_dict(final["net"])
+    default = networks.NCSNpp()
+    default.load_state_dict(final["net"])  # no error: that was the fault
+    x, sigma = torch.rand(1, 2, 3072), torch.tensor(0.5)
+    with torch.no_grad():
+        out = trained(x, sigma)
+        assert torch.equal(rebuilt(x, sigma), out)
+        assert (default(x, sigma) - out).norm() > 0.05 * out.norm()
+    model = load(cfg.out)
+    torch.testing.assert_close(model.score(x[0], 0.5), out[0])
+    with pytest.raises(UserError, match="too large"):
+        model.asymmetry(x[0], 0.5)
+
+
+def test_another_network_in_the_folder_stops_a_run_that_was_begun(
+    paper_data, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "1")
+    cfg = config(tmp_path, method="u", task="cifar10", steps=3, batch=2, seed=(0,))
+    batch, calls = task.Data.batch, []
+
+    def stop(self, generators, n):
+        calls.append(n)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return batch(self, generators, n)
+
+    monkeypatch.setattr(task.Data, "batch", stop)
+    with pytest.raises(KeyboardInterrupt):
+        train.train(cfg)
+    rewritten(task.pretrained("cifar10"), center_input_sample=False)
+    with pytest.raises(UserError, match="another NCSN"):
+        train.train(cfg)
+
+
+def test_the_folder_to_start_from_is_made_from_a_run_of_u(paper_data, tmp_path, monkeypatch):
+    cfg = config(tmp_path, "u", method="u", task="svhn", steps=1, batch=2, seed=(0,))
+    cfg.pretrained = False
+    train.train(cfg)
+    with pytest.raises(UserError, match="is there already"):
+        pretrain.export(pretrain.ExportConfig(run=cfg.out))
+    folder = pretrain.export(pretrain.ExportConfig(run=cfg.out, out=tmp_path / "made"))
+    made, final = networks.NCSNpp(folder), Run.load(cfg.out).final()
+    assert made.settings == final["settings"]
+    assert all(torch.equal(value, final["net"][k]) for k, value in made.state_dict().items())
+    toy = config(tmp_path, "toy", method="u")
+    train.train(toy)
+    with pytest.raises(UserError, match="no run of U on an image set"):
+        pretrain.export(pretrain.ExportConfig(run=toy.out, out=tmp_path / "other"))
+
+
+def test_an_empty_imagenet_folder_says_what_is_missing(paper_data, tmp_path, monkeypatch):
+    (tmp_path / "data" / "imagenet32" / "val_data.npz").unlink()
+    with pytest.raises(UserError, match="holds no val_data.npz"):
+        task.image_bytes("imagenet32", "test")
+
+
 def test_two_image_networks_at_once_are_refused(paper_data, tmp_path):
     with pytest.raises(UserError, match="one network at a time"):
         train.train(config(tmp_path, task="cifar10"))
@@ -363,13 +508,7 @@ def test_ncsnpp_has_exact_products():
     from papers.qcsgm.method import jacobian_products
 
     torch.manual_seed(0)
-    net = networks.NCSNpp(
-        sample_size=4,
-        block_out_channels=(32, 32),
-        layers_per_block=1,
-        down_block_types=("SkipDownBlock2D", "AttnSkipDownBlock2D"),
-        up_block_types=("AttnSkipUpBlock2D", "SkipUpBlock2D"),
-    ).double()
+    net = networks.NCSNpp(settings={**networks.NCSNPP, **NARROW, "sample_size": 4}).double()
     x, sigma = torch.rand(1, 2, 48).double(), torch.tensor(0.7).double()
     v = torch.sign(torch.randn_like(x))
     _, JTv, Jv = jacobian_products(lambda at: net(at, sigma), x, v)
@@ -378,7 +517,7 @@ def test_ncsnpp_has_exact_products():
     torch.testing.assert_close(Jv, (J @ v.unsqueeze(-1)).squeeze(-1), rtol=1e-4, atol=1e-6)
 
 
-# -- bench, manifest, claims ----------------------------------------------------------------------
+# -- bench ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", ["u", "qc", "qc_est"])
@@ -393,112 +532,3 @@ def test_both_sides_of_the_bench_train_the_same_networks(trained_alike, kind):
     for seed, net in enumerate(nets):
         bench.copy_seed(stack, fresh, seed)
         trained_alike(net.state_dict(), fresh.state_dict(), start[seed])
-
-
-def test_manifest_names_methods_and_tasks_that_exist():
-    for scale, content in tomllib.loads(MANIFEST.read_text())["scales"].items():
-        for stage in content["stages"]:
-            for where, method in itertools.product(stage["tasks"], stage["methods"]):
-                assert method in train.METHODS[where], (scale, where, method)
-
-
-def rows_of_a_world():
-    """Rows as eval.py writes them where every claim holds."""
-    rng = np.random.default_rng(0)
-    rows = []
-
-    def add(method, where, seed, metric, value, **labels):
-        row = {"method": method, "task": where, "seed": seed, "metric": metric, "value": value}
-        rows.append({**row, **labels})
-
-    for kind, counts in claims.PUBLISHED_STEPS.items():
-        for (i, e), seed in itertools.product(enumerate(task_epsilons()), range(5)):
-            add(kind, "gaussian", seed, "steps", counts[i], epsilon=e)
-        for e, name in itertools.product(task_epsilons(), ("error", "asym", "nasym")):
-            add(kind, "gaussian", -1, name, 1e-6, epsilon=e)
-    ends = {"loss": (0.1, 1e-5), "gap": (0.5, 0.01), "untied": (1, 1), "nasym": (0.2, 1e-4)}
-    ends |= {"jacobian": (1.0, 1.0), "angle": (0.9, 0.01)}
-    for seed, (name, value) in itertools.product(range(5), ends.items()):
-        add("qc", "autoencoder", seed, name, list(value), step=[0, 10_001])
-    times = evaluation.midpoints(10)
-    for where, seed in itertools.product((*task.TOY, "digits"), range(3)):
-        cells = [("u", 0.0), ("c", 0.0), (claims.JUDGED_QC[where], claims.LAM[where])]
-        for method, lam in cells:
-            noise = 0.005 * rng.standard_normal()
-            qc = method.startswith("qc")
-            asym = [(0.5 if qc else 1.0) * math.exp(-5 * t) + 0.01 * noise for t in times]
-            for name, scale in (("asym", 1.0), ("nasym", 0.1)):
-                add(method, where, seed, name, scale * np.mean(asym), lam=lam)
-                curve = [scale * a for a in asym]
-                add(method, where, seed, f"{name}_at", curve, lam=lam, step=times)
-            nll = 5 + (0.2 if method == "c" else 0.0) + noise
-            add(method, where, seed, "bits" if where == "digits" else "nll", nll, lam=lam)
-            if where != "digits":
-                add(method, where, seed, "score_error", 0.4 + noise, lam=lam)
-            for sampler, rtol in (("RK45", 1e-3), ("PC", None)):
-                label = {"lam": lam, "sampler": sampler, "rtol": rtol}
-                for name, value in (("nfe", 40), ("precision", 0.9), ("recall", 0.9)):
-                    add(method, where, seed, name, value, **label)
-                add(method, where, seed, "mmd2", 1e-3, **label)
-    return long_form(rows)
-
-
-def task_epsilons():
-    from papers.qcsgm.rotation import EPSILONS
-
-    return EPSILONS
-
-
-def verdicts(rows):
-    return {c.id: c.judged(rows).verdict for c in claims.CLAIMS if "default" in c.scales}
-
-
-def test_claims_hold_in_a_world_where_they_do():
-    assert set(verdicts(rows_of_a_world()).values()) == {"reproduced"}
-
-
-def test_claims_fail_in_a_world_where_they_do_not():
-    rows = rows_of_a_world()
-    flipped = rows.copy()
-    steps = rows.metric == "steps"
-    flipped.loc[steps, "method"] = rows.method.map({"radial": "rotational", "rotational": "radial"})
-    qc = rows.method.str.startswith("qc") & (rows.task != "autoencoder")
-    flipped.loc[qc & rows.metric.str.contains("asym"), "value"] *= 3
-    flipped.loc[qc & rows.metric.isin(["nll", "bits"]), "value"] += 0.1
-    flipped.loc[(rows.method == "c") & (rows.metric == "nll"), "value"] -= 0.4
-    tied = (rows.metric == "untied") & (rows.step > 0)
-    flipped.loc[tied, "value"] = 0.1
-    assert set(verdicts(flipped).values()) == {"contradicted"}
-
-
-def test_half_held_claims_say_so():
-    rows = rows_of_a_world()
-    digits = (rows.task == "digits") & (rows.metric == "bits") & rows.method.str.startswith("qc")
-    rows.loc[digits, "value"] += 0.1
-    judged = next(c for c in claims.CLAIMS if c.id == "Q4").judged(rows)
-    assert judged.verdict == "contradicted" and judged.ours.startswith("partly")
-
-
-def test_claims_without_rows_are_inconclusive():
-    rows = rows_of_a_world()
-    assert set(verdicts(rows[rows.task == "none"]).values()) == {"inconclusive"}
-
-
-def test_tables_and_figures_of_a_world(tmp_path):
-    rows = rows_of_a_world()
-    tables = claims.tables(rows)
-    assert len(tables) == 7
-    for table in tables:
-        assert all(len(row) == len(table.columns) for row in table.rows), table.title
-    x = np.random.default_rng(0).standard_normal((30, 2)).tolist()
-    extras = []
-    for where, method in itertools.product(task.TOY, ("u", "c", "qc")):
-        label = {"task": where, "method": method, "seed": 0, "lam": 0.1}
-        extras.append({"name": "samples", **label, "data": x})
-        extras.append({"name": "rotation", **label, "data": np.ones((5, 5)).tolist()})
-    digit = {"task": "digits", "method": "u", "seed": 0, "lam": 0.0}
-    extras.append({"name": "images", **digit, "data": np.zeros((3, 64)).tolist()})
-    drawn = claims.figures(rows, extras)
-    assert set(drawn) == {"examples", "asymmetry", "samples", "rotation", "digits"}
-    for name, figure in drawn.items():
-        figure.savefig(tmp_path / f"{name}.png", dpi=30)

@@ -394,7 +394,7 @@ def test_self_taught_fixed_point_has_the_derived_slope():
         assert alpha[0].item() == pytest.approx(1.0, abs=0.01), rho
 
 
-def trained_slopes(share_end: float) -> dict[float, float]:
+def trained_slopes(share_end: float, steps: int) -> dict[float, float]:
     """Slope k of u(eps, 0, 1) = 1 + k eps of networks trained by ofp_loss at constant rho."""
     from papers.ofp.networks import MLP
 
@@ -411,7 +411,7 @@ def trained_slopes(share_end: float) -> dict[float, float]:
         rho_fixed=torch.tensor(rhos).view(-1, 1, 1),  # type: ignore[arg-type]
     )
     optimiser = torch.optim.Adam(net.parameters(), lr=3e-3, fused=True)
-    draws, steps, n = Noise(11, s=1), 4_000, 384
+    draws, n = Noise(11, s=1), 384
 
     class Shared:  # the same draws for every rho
         def normal(self, *shape):
@@ -441,12 +441,12 @@ def trained_slopes(share_end: float) -> dict[float, float]:
 
 
 def test_trained_network_meets_the_table():
-    for rho, slope in trained_slopes(share_end=0.75).items():
+    for rho, slope in trained_slopes(share_end=0.75, steps=4_000).items():
         assert slope == pytest.approx(SLOPES[rho], abs=0.03), rho
 
 
 def test_without_intervals_that_end_at_one_it_does_not():
     """Then nothing trains u(z_m, m, 1), which the target of (0, 1) is made of."""
-    slopes = trained_slopes(share_end=0.0)
+    slopes = trained_slopes(share_end=0.0, steps=1_500)  # with them: -0.60 and -0.57 by then
     assert slopes[0.5] < SLOPES[0.5] - 0.06
     assert slopes[0.2] < SLOPES[0.2] - 0.1

@@ -18,7 +18,6 @@ from common.gfn.metrics import l1_sum_exact
 from common.gfn.sampling import MASKED, masked_log_softmax
 from papers.rpe.method import log_in_degree
 
-GFLOWNETS = {"fm": "fm", "db": "db", "tb": "tb", "subtb": "stb"}  # names in common.gfn.objectives
 MUNCHAUSEN_ALPHA = 0.15  # [released code]
 MUNCHAUSEN_CLIP = -100.0  # l_0 [released code]
 

@@ -29,7 +29,9 @@ from common.stacked import clip_grad_norm_per_seed, seed_generators
 from common.stats import loglog_slope
 from common.torch_utils import setup
 from papers.rpe import method
-from papers.rpe.learners import LEARNERS, dqn_loss, evaluate_rows, gflownet_loss, rpe_loss
+from papers.rpe.learners import dqn_loss, gflownet_loss
+from papers.rpe.method import evaluate_rows, rpe_loss
+from papers.rpe.methods import METHODS
 from papers.rpe.task import string_dag
 
 HIDDEN = 256
@@ -51,13 +53,13 @@ class BenchConfig:
 
 def training_step(name: str, dag: EnumeratedDAG, n_seeds: int, batch: int) -> Callable[[], None]:
     """One step as train.py does it: rollout, loss, Adam."""
-    learner = LEARNERS[name]
+    learner = METHODS[name]
     n_outputs = learner.n_outputs(dag.n_actions, dag.n_backward)
     sizes = (dag.input_dim, HIDDEN, HIDDEN, n_outputs)
     net = StackedMLP(seed_generators(range(n_seeds), 0), sizes)
     log_Z = nn.Parameter(torch.zeros(n_seeds))
     optimizer, parameters = adam_with_log_Z(
-        net, log_Z if learner.objective == "tb" else None, lr=1e-3, lr_log_Z=0.1
+        net, log_Z if learner.own_log_Z else None, lr=1e-3, lr_log_Z=0.1
     )
     allowed = method.nth_allowed(dag)
     generators = seed_generators(range(n_seeds), 1)
@@ -73,7 +75,7 @@ def training_step(name: str, dag: EnumeratedDAG, n_seeds: int, batch: int) -> Ca
         else:
             traj = sample_rows(dag, logits, u)
         if learner.kind == "rpe":
-            loss = rpe_loss(net, dag, traj, learner, log_c)
+            loss = rpe_loss(net, dag, traj, log_c, rectified=learner.rectified)
         elif learner.kind == "dqn":
             loss = dqn_loss(net, net, dag, traj, learner, 5.0)
         else:

@@ -14,8 +14,9 @@ from torch import Tensor
 
 from common.cli import run_cli
 from common.run import Run
+from papers.rpe.config import Config
+from papers.rpe.methods import METHODS
 from papers.rpe.task import GRID, make_dag
-from papers.rpe.train import Config
 
 CURVES = ("l1_sum_exact", "accuracy", "modes", "log_Z_error", "mean_reward")
 
@@ -51,7 +52,7 @@ def evaluate(cfg: EvalConfig) -> None:
         label = {"method": config.method, "task": config.task, "seed": config.seed[0]}
         extras.append({"name": name, **label, "data": data})
 
-    if config.method == "exact":
+    if METHODS[config.method].kind == "tables":
         exact = final["exact"]
         for metric, value in exact["numbers"].items():
             row(config.seed[0], metric, value)

@@ -15,7 +15,7 @@ from common.gfn.local_dag import strings_around
 from common.gfn.nets import StackedMLP
 from common.gfn.sampling import Trajectories, sample
 from common.gfn.strings import StringEnv
-from papers.rpe.learners import Learner
+from papers.rpe.methods import Learner
 
 LENGTH, BETA = 14, 8.0
 SEPARATION = 2  # modes differ in more than this many letters
@@ -25,11 +25,18 @@ MODE_QUANTILE = 0.9995  # of the fitness of uniform strings: from here on a stri
 class LargeStrings:
     """The task, its rollouts and its estimated metrics."""
 
-    def __init__(self, task: str, device: torch.device, length: int = LENGTH) -> None:
+    def __init__(
+        self,
+        task: str,
+        device: torch.device,
+        length: int = LENGTH,
+        n_reference: int = 100_000,
+    ) -> None:
         self.fitness = rna.Fitness(task.split("-")[0].upper(), length)
         self.env = StringEnv("prepend_append", length, 4, self._log_reward, device=device)
         self.n_actions, self.n_backward = self.env.n_actions, self.env.n_backward
         self.input_dim, self.max_length = self.env.input_dim, length
+        self._n_reference = n_reference
         self._reference: tuple[float, float] | None = None
 
     def _log_reward(self, strings: Tensor) -> Tensor:
@@ -78,29 +85,61 @@ class LargeStrings:
 
     # -- metrics, estimated ----------------------------------------------------------------------
 
-    def no_modes(self) -> Tensor:
-        """The list of found modes, empty. [0, L]."""
+    def no_modes(self, n_seeds: int) -> Tensor:
+        """The list of found modes, empty (of the one seed). [0, L]."""
         return torch.zeros(0, self.env.length, dtype=torch.long, device=self.env.device)
 
-    def reference(self, n: int) -> tuple[float, float]:
-        """(log R from which a string is a mode, estimate of E_p*[R]) from n uniform strings."""
+    def reference(self) -> tuple[float, float]:
+        """(log R from which a string is a mode, estimate of E_p*[R]).
+
+        The first from uniform strings, the second from annealed ones, as many.
+        """
         if self._reference is None:
             rng = torch.Generator().manual_seed(0)
-            strings = torch.randint(4, (n, self.env.length), generator=rng)
-            log_reward = self._log_reward(strings)
-            reward = log_reward.exp()
-            self._reference = (
-                float(torch.quantile(log_reward, MODE_QUANTILE)),
-                float(reward.square().sum() / reward.sum()),
-            )
+            strings = torch.randint(4, (self._n_reference, self.env.length), generator=rng)
+            threshold = float(torch.quantile(self._log_reward(strings), MODE_QUANTILE))
+            self._reference = threshold, self.expected_reward()
         return self._reference
+
+    def expected_reward(self, temperatures: int = 20, moves: int = 5) -> float:
+        """E_p*[R], p* proportional to R, from particles that are annealed from uniform to p*.
+
+        Uniform strings alone would be far off: where a few strings hold the mass, none of them is
+        among the strings drawn, and sum R^2 / sum R is the mean of a much flatter target. At each
+        of the temperatures particles are resampled by their weights and moved by Metropolis steps
+        of one letter. Folds about as many strings as ``n_reference``.
+        """
+        rng = torch.Generator().manual_seed(1)
+        n, length = max(self._n_reference // (temperatures * moves), 100), self.env.length
+        x = torch.randint(4, (n, length), generator=rng)
+        log_r = self._log_reward(x)
+        for t in range(1, temperatures + 1):
+            kept = torch.multinomial(
+                (log_r / temperatures).softmax(0), n, replacement=True, generator=rng
+            )
+            x, log_r = x[kept], log_r[kept]
+            for _ in range(moves):
+                place = torch.randint(length, (n, 1), generator=rng)
+                other = x.scatter(1, place, torch.randint(4, (n, 1), generator=rng))
+                log_other = self._log_reward(other)
+                u = torch.rand(n, generator=rng, dtype=torch.float64)
+                accepted = u.log() < (log_other - log_r) * t / temperatures
+                x = torch.where(accepted.unsqueeze(1), other, x)
+                log_r = torch.where(accepted, log_other, log_r)
+        return float(log_r.exp().mean())
 
     @torch.no_grad()
     def evaluate(
-        self, net: StackedMLP, learner: Learner, u: Tensor, found: Tensor, n_reference: int
+        self,
+        net: StackedMLP,
+        learner: Learner,
+        u: Tensor,
+        found: Tensor,
+        log_Z: Tensor,
+        log_c: Tensor,
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Mean reward, accuracy and modes of samples of the policy; the list of modes so far."""
-        threshold, expected = self.reference(n_reference)
+        threshold, expected = self.reference()
         sampled = sample(self.env, lambda s: self.policy_logits(net, learner, s), u).last[0]
         log_reward = self._log_reward(sampled)
         for string in torch.unique(sampled[log_reward >= threshold], dim=0):
@@ -113,3 +152,7 @@ class LargeStrings:
             "modes": torch.tensor(float(len(found))),
         }
         return {name: value.view(1) for name, value in values.items()}, found
+
+    def results(self, net: StackedMLP, learner: Learner, log_c: Tensor) -> dict[str, object]:
+        """Nothing beyond the curves."""
+        return {}

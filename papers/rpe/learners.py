@@ -1,96 +1,25 @@
-"""One training step's loss of every learner, and the policy each of them has learned.
+"""The baselines' loss of a training step, and the policy that each learner has learned.
+
+RPE's loss is ``method.rpe_loss``.
 
 All work on a DAG's row numbers, with the network evaluated once per distinct row of a batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from common.gfn.dag import EnumeratedDAG
 from common.gfn.nets import StackedMLP
-from common.gfn.objectives import loss_per_seed, mean_weights, training_pairs
+from common.gfn.objectives import loss_per_seed, training_pairs
 from common.gfn.rows import at_states, part_of, split_heads, visit, with_parents
 from common.gfn.sampling import Trajectories
 from papers.rpe import baselines, method
-from papers.rpe.method import LossSpace
+from papers.rpe.method import evaluate_rows, mean_over
+from papers.rpe.methods import Learner
 
 CHUNK = 2048  # rows per forward pass over a whole table
-
-
-@dataclass(frozen=True)
-class Learner:
-    """What a ``--method`` is."""
-
-    kind: str  # "rpe", "gflownet" or "dqn"
-    rectified: bool = True  # rpe: R' = R g; else R' = R
-    loss_space: LossSpace = "value"  # rpe
-    objective: str = ""  # gflownet: name in common.gfn.objectives
-    alpha: float = 0.0  # dqn: Munchausen's alpha
-
-    def n_outputs(self, n_actions: int, n_backward: int) -> int:
-        """v(s), or forward logits (Q, log edge flows), backward logits, log F."""
-        return 1 if self.kind == "rpe" else n_actions + n_backward + 1
-
-
-LEARNERS = {
-    "rpe": Learner("rpe"),
-    "rpe-log": Learner("rpe", loss_space="log"),
-    "rpe-unrectified": Learner("rpe", rectified=False),
-    "rpe-log-unrectified": Learner("rpe", rectified=False, loss_space="log"),
-    **{m: Learner("gflownet", objective=o) for m, o in baselines.GFLOWNETS.items()},
-    "soft-dqn": Learner("dqn"),
-    "munchausen-dqn": Learner("dqn", alpha=baselines.MUNCHAUSEN_ALPHA),
-}
-
-
-def evaluate_rows(net: StackedMLP, dag: EnumeratedDAG, rows: Tensor) -> Tensor:
-    """The network at rows [S, U]. [S, U, out]."""
-    assert dag.active is not None
-    return net.from_active_inputs(dag.active[rows])
-
-
-def mean_over(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean of [S, ...] over the marked entries, per seed. [S]."""
-    kept = torch.where(mask, values, torch.zeros_like(values))
-    return (kept * mean_weights(mask)).flatten(1).sum(1)
-
-
-def log_terminal_targets(dag: EnumeratedDAG, traj: Trajectories, rectified: bool) -> Tensor:
-    """log R'(x) = log g(x) R(x) of the objects, g taken along the trajectories. [S, B] float64."""
-    target = dag.log_reward[traj.last]
-    if not rectified:
-        return target
-    log_a = method.log_out_degree(dag, traj.states)
-    along = method.log_path_factor_along(log_a, method.log_in_degree(dag, traj.states))
-    return target + along.gather(-1, traj.length.unsqueeze(-1)).squeeze(-1)
-
-
-def rpe_loss(
-    net: StackedMLP, dag: EnumeratedDAG, traj: Trajectories, learner: Learner, log_c: Tensor
-) -> Tensor:
-    """Mean over the visited states of (g F - V^)^2 with targets from all children. [S]."""
-    visited = part_of(traj.states)
-    assert visited.rows is not None
-    children = dag.children[visited.rows]  # [S, U, A]
-    around = part_of(children)
-    assert around.rows is not None
-    with torch.no_grad():
-        v_around = evaluate_rows(net, dag, around.rows)[..., 0]
-        v_children = at_states(v_around, around.at(children.clamp(min=0)))
-        inner = method.log_targets(v_children, children >= 0)  # [S, U]
-        terminal = log_terminal_targets(dag, traj, learner.rectified) - log_c.unsqueeze(-1)
-        terminal = terminal.to(inner.dtype)
-    v = evaluate_rows(net, dag, visited.rows)[..., 0]
-    place = visited.at(traj.states)
-    steps = torch.arange(place.shape[-1], device=place.device)
-    ended = steps == traj.length.unsqueeze(-1)
-    target = torch.where(ended, terminal.unsqueeze(-1), at_states(inner, place))
-    error = method.squared_error(at_states(v, place), target, learner.loss_space)
-    return mean_over(error, steps <= traj.length.unsqueeze(-1))
 
 
 def gflownet_loss(

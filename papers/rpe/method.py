@@ -20,6 +20,9 @@ import torch
 from torch import Tensor
 
 from common.gfn.dag import EnumeratedDAG
+from common.gfn.nets import StackedMLP
+from common.gfn.objectives import mean_weights
+from common.gfn.rows import at_states, part_of
 from common.gfn.sampling import Trajectories, masked_log_softmax
 from common.torch_utils import cumulative_sum
 
@@ -222,3 +225,63 @@ def squared_error(v: Tensor, log_target: Tensor, space: LossSpace) -> Tensor:
     if space == "log":
         return (v - log_target).square()
     return (v.exp() - log_target.exp()).square()
+
+
+def evaluate_rows(net: StackedMLP, dag: EnumeratedDAG, rows: Tensor) -> Tensor:
+    """The network at rows [S, U]. [S, U, out]."""
+    assert dag.active is not None
+    return net.from_active_inputs(dag.active[rows])
+
+
+def mean_over(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean of [S, ...] over the marked entries, per seed. [S]."""
+    kept = torch.where(mask, values, torch.zeros_like(values))
+    return (kept * mean_weights(mask)).flatten(1).sum(1)
+
+
+def log_terminal_targets(dag: EnumeratedDAG, traj: Trajectories, rectified: bool) -> Tensor:
+    """log R'(x) = log g(x) R(x) of the objects, g taken along the trajectories. [S, B] float64."""
+    target = dag.log_reward[traj.last]
+    if not rectified:
+        return target
+    log_a = log_out_degree(dag, traj.states)
+    along = log_path_factor_along(log_a, log_in_degree(dag, traj.states))
+    return target + along.gather(-1, traj.length.unsqueeze(-1)).squeeze(-1)
+
+
+def rpe_loss(
+    net: StackedMLP,
+    dag: EnumeratedDAG,
+    traj: Trajectories,
+    log_c: Tensor,
+    *,
+    rectified: bool = True,
+    space: LossSpace = "value",
+) -> Tensor:
+    """Mean over the visited states of (g F - V^)^2 with targets from all children. [S].
+
+    Args:
+        net: its first output is v(s) = log(V(s)/c), asked for once per distinct row of the batch.
+        traj: trajectories of row numbers, of the uniform policy.
+        log_c: [S], see ``log_scale``.
+        rectified: R' = R g; else R' = R.
+        space: see ``squared_error``.
+    """
+    visited = part_of(traj.states)
+    assert visited.rows is not None
+    children = dag.children[visited.rows]  # [S, U, A]
+    around = part_of(children)
+    assert around.rows is not None
+    with torch.no_grad():
+        v_around = evaluate_rows(net, dag, around.rows)[..., 0]
+        v_children = at_states(v_around, around.at(children.clamp(min=0)))
+        inner = log_targets(v_children, children >= 0)  # [S, U]
+        terminal = log_terminal_targets(dag, traj, rectified) - log_c.unsqueeze(-1)
+        terminal = terminal.to(inner.dtype)
+    v = evaluate_rows(net, dag, visited.rows)[..., 0]
+    place = visited.at(traj.states)
+    steps = torch.arange(place.shape[-1], device=place.device)
+    ended = steps == traj.length.unsqueeze(-1)
+    target = torch.where(ended, terminal.unsqueeze(-1), at_states(inner, place))
+    error = squared_error(at_states(v, place), target, space)
+    return mean_over(error, steps <= traj.length.unsqueeze(-1))

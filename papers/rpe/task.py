@@ -35,6 +35,18 @@ LARGE = ("rna1-l14", "rna2-l14", "rna3-l14", "rna4-l14")  # paper scale, not enu
 GRID = "grid"  # T5
 TASKS = (*ENUMERATED, *LARGE, GRID)
 
+STRINGS = ("rna1-tree", "rna3-tree", "rna1-dag", "rna3-dag")  # T1, T2
+DAGS = ("rna1-dag", "rna3-dag")  # T2
+RECTIFIED = ("words", "rna1-var")  # T4, T3: where the factor is no constant
+SHORT = {  # in tables, figures and claims
+    "rna1-tree": "T1 RNA1",
+    "rna3-tree": "T1 RNA3",
+    "rna1-dag": "T2 RNA1",
+    "rna3-dag": "T2 RNA3",
+    "rna1-var": "T3",
+    "words": "T4",
+}
+
 
 @dataclass(frozen=True)
 class Sizes:
@@ -167,6 +179,20 @@ def word_dag(words: list[str]) -> EnumeratedDAG:
     )
 
 
+def names_of(task: str, sizes: Sizes, dag: EnumeratedDAG, rows: Tensor) -> list[str]:
+    """Objects as text. Row numbers [n] of complete objects -> n strings."""
+    if task == "words":
+        words = read_words(sizes.words)
+        return [words[row - (dag.n_states - len(words))] for row in rows.tolist()]
+    letters = {"tfbind8": "ACGT", "qm9str": "ABCDEFGHIJK"}.get(task.split("-")[0], rna.LETTERS)
+    assert dag.active is not None
+    places = dag.active[rows]
+    if task == "rna1-var":
+        places = places[:, :-1]  # the last input says whether the string has ended
+    numbers = places % (len(letters) + 1)  # the last of each place: empty
+    return ["".join(letters[i] for i in row if i < len(letters)) for row in numbers.tolist()]
+
+
 def with_terminal_copies(dag: EnumeratedDAG) -> EnumeratedDAG:
     """The same DAG with a terminal row for every object instead of a stop action."""
     assert dag.stop is not None
@@ -207,7 +233,7 @@ def read_table(name: str, letters: str, length: int) -> Tensor:
     """
     what = (
         f"lines 'string,value' for all {len(letters) ** length} strings of {length} letters of "
-        f"{letters}; see papers/rpe/README.md for what to obtain"
+        f"{letters}; see papers/rpe/NOTES.md for what to obtain"
     )
     root = os.environ.get("PAPERS_DATA")
     if not root:

@@ -1,103 +1,107 @@
-"""The judges on made-up rows: each verdict can come out either way."""
+"""The judges on made-up rows: each can come out contradicted and open; who else meets a claim."""
+
+from __future__ import annotations
 
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from common.claims_v1 import CONTRADICTED, INCONCLUSIVE, REPRODUCED
+from common.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED
+from common.rows import NoResults, Rows
 from papers.rpe import claims
+from papers.rpe.claims import CLAIMS
+from papers.rpe.methods import METHODS
+from papers.rpe.task import SHORT, STRINGS
+from tests.papers.kit import check_judges, edited, judged, rows_of
+
+LEARNED = ("rpe", "rpe-unrectified", *claims.RIVALS)
 
 
-def rows(seeds: int = 5, **final: float) -> pd.DataFrame:
-    """Curves and exact numbers of every learner and task; ``final``: its L1 at the end."""
+def rows(seeds: int = 5, noise: float = 0.01, **l1: float) -> Rows:
+    """Curves and exact numbers of every learner and task; ``l1``: its L1 at the end."""
     rng = np.random.default_rng(0)
     made: list[dict[str, Any]] = []
-    for task in claims.TITLES:
-        numbers = {
-            **{"n_objects": 10, "n_inner": 5, "l1_rectified": 1e-15, "l1_unrectified": 0.5},
-            **{"l1_flow_iteration": 1e-15, "l1_uniform": 1.0},
-        }
-        for metric, value in numbers.items():
-            made.append({"method": "exact", "task": task, "metric": metric, "value": value})
-        for m in claims.MAIN:
+
+    def add(method: str, task: str, metric: str, value: Any, seed: int = 0, **labels: Any) -> None:
+        labels = {"method": method, "task": task, "metric": metric, **labels}
+        made.append({**labels, "seed": seed, "value": value})
+
+    for task in SHORT:
+        add("exact", task, "l1_rectified", 1e-15)
+        add("exact", task, "l1_unrectified", 0.5)
+        for name in LEARNED:
             for seed in range(seeds):
-                l1 = final.get(m.replace("-", "_"), 0.3) + 0.01 * rng.random()
-                shared = {"method": m, "task": task, "seed": seed}
-                for metric, value in (
-                    ("l1_sum_exact", l1),
-                    ("accuracy", 100 * (1 - l1)),
-                    ("modes", 300 * (1 - l1)),
-                ):
-                    made.append({**shared, "metric": f"{metric}_final", "value": value})
-                    for step, factor in ((1, 2.0), (2, 1.0)):
-                        point = {"metric": metric, "step": step, "value": factor * value}
-                        made.append({**shared, **point})
-                made.append({**shared, "metric": "reward_calls", "value": 100.0})
+                x = l1.get(name.replace("-", "_"), 0.3) + noise * rng.standard_normal()
+                add(name, task, "l1_sum_exact_final", x, seed)
+                add(name, task, "accuracy_final", 100 * (1 - x), seed)
+                found = [200 * (1 - x), 300 * (1 - x)]
+                add(name, task, "modes", found, seed, step=[1, 2])
+    add("exact", "grid", "log_path_dependence", 5.5)
     for k in ("smallest", "largest"):
-        for metric in (f"value_over_Z_{k}_factor", f"l1_{k}_factor"):
-            made.append({"method": "exact", "task": "grid", "metric": metric, "value": 0.5})
-    for metric, value in (("log_path_dependence", 5.5), ("l1_unrectified", 1.4)):
-        made.append({"method": "exact", "task": "grid", "metric": metric, "value": value})
-    made.append({"method": "exact", "task": "grid", "metric": "l1_flow_iteration", "value": 1e-16})
-    return pd.DataFrame(made).fillna({"seed": 0})
+        add("exact", "grid", f"l1_{k}_factor", 0.5)
+    return Rows(made)
 
 
-def test_exact_claims() -> None:
-    good = rows()
-    assert claims.rpe1(good).verdict == REPRODUCED
-    assert claims.rpe6(good).verdict == REPRODUCED
-    bad = good.copy()
-    bad.loc[(bad.metric == "l1_rectified") & (bad.task == "words"), "value"] = 1e-9
-    bad.loc[bad.metric == "log_path_dependence", "value"] = 0.0
-    assert claims.rpe1(bad).verdict == CONTRADICTED
-    assert claims.rpe2(bad).verdict == CONTRADICTED
-    assert claims.rpe6(bad).verdict == CONTRADICTED
+def test_every_judge_can_fail() -> None:
+    better, good = rows(rpe=0.2, rpe_unrectified=0.6), rows(rpe_unrectified=0.6)
+    wide = edited(
+        good,
+        lambda values: values + np.tile([0.0, 0.3, -0.2, 0.25, -0.25], 4),
+        method="rpe",
+        metric="l1_sum_exact_final",
+        task=STRINGS,
+    )
+    exact = edited(good, lambda v: 0 * v + 1e-9, method="exact", metric="l1_rectified")
+    mild = edited(good, lambda v: 0 * v + 0.01, method="exact", metric="l1_unrectified")
+    same = edited(good, lambda v: 0 * v, method="exact", metric="log_path_dependence")
+    worse = rows(rpe=0.6, rpe_unrectified=0.3)
+    loose = rows(rpe=0.37, noise=0.06, rpe_unrectified=0.4)
+    check_judges(
+        "rpe",
+        {
+            "rpe1": (exact, None),
+            "rpe2a": ([exact, mild], None),
+            "rpe2b": (worse, loose),
+            "rpe3": (worse, loose),
+            "rpe4": (worse, rows(noise=0.02)),
+            "rpe5": (wide, rows(noise=0.02)),
+            "rpe6": (same, None),
+        },
+    )
+    for claim in CLAIMS:
+        verdict = claim.judge(better, claim.method).verdict
+        assert verdict == (INCONCLUSIVE if claim.id == "rpe5" else REPRODUCED), claim.id
 
 
-@pytest.mark.parametrize(
-    "final,rpe2,rpe3,rpe4",
-    [
-        ({"rpe": 0.3, "rpe_unrectified": 0.6}, REPRODUCED, REPRODUCED, None),
-        ({"rpe": 0.6, "rpe_unrectified": 0.3}, CONTRADICTED, CONTRADICTED, CONTRADICTED),
-        ({"rpe": 0.1, "rpe_unrectified": 0.6}, REPRODUCED, REPRODUCED, REPRODUCED),
-        ({"rpe": 0.33, "tb": 0.2, "rpe_unrectified": 0.6}, REPRODUCED, CONTRADICTED, None),
-    ],
-)
-def test_learned_claims(final: dict[str, float], rpe2: str, rpe3: str, rpe4: str | None) -> None:
-    made = rows(**final)
-    assert claims.rpe2(made).verdict == rpe2
-    assert claims.rpe3(made).verdict == rpe3
-    if rpe4:
-        assert claims.rpe4(made).verdict == rpe4
+def test_stability_can_hold_and_needs_five_seeds() -> None:
+    narrow = edited(rows(), lambda v: 0 * v + 0.3, method="rpe", metric="l1_sum_exact_final")
+    assert claims.stable(narrow, "rpe").verdict == REPRODUCED
+    with pytest.raises(NoResults):
+        claims.stable(rows(seeds=3), "rpe")
 
 
-def test_stability() -> None:
-    made = rows()
-    at = (made.method == "rpe") & (made.metric == "l1_sum_exact_final")
-    wide, narrow = made.copy(), made.copy()
-    wide.loc[at, "value"] = 0.3 + 0.1 * made.loc[at, "seed"]
-    narrow.loc[at, "value"] = 0.3
-    assert claims.rpe5(wide).verdict == CONTRADICTED
-    assert claims.rpe5(narrow).verdict == REPRODUCED
-    assert claims.rpe5(rows(seeds=3)).verdict == INCONCLUSIVE
+def test_deviations_estimate_the_standard_deviation() -> None:
+    rng, made = np.random.default_rng(1), []
+    for task in STRINGS:
+        for seed, x in enumerate(rng.normal(1.0, 0.1, 400)):
+            key = {"method": "rpe", "task": task, "metric": "l1_sum_exact_final"}
+            made.append({**key, "seed": seed, "value": x})
+    found = claims.deviations(Rows(made), "rpe")
+    assert found.shape == (400,) and found.mean() == pytest.approx(0.1, rel=0.05)
+    assert claims.deviations(Rows(made), "rpe", relative=True).mean() == pytest.approx(0.1, rel=0.1)
 
 
-def test_tables_and_figures() -> None:
-    made = rows()
-    assert len(claims.tables(made)) == 3
-    extras: list[dict[str, Any]] = []
-    for name in ("target", "l1_rectified", "l1_unrectified"):
-        label = {"method": "exact", "seed": 0, "name": name}
-        extras.append({**label, "task": "words", "data": [0.1, 0.9]})
-        extras.append({**label, "task": "rna1-var", "data": [0.1, 0.2, 0.3, 0.4]})
-    for name in ("path_dependence", "target", "l1_smallest_factor", "l1_largest_factor"):
-        data = np.eye(8).tolist()
-        extras.append({"method": "exact", "seed": 0, "name": name, "task": "grid", "data": data})
-    extras.append({**extras[-1], "name": "l1_unrectified"})
-    trained = {"method": "rpe", "seed": 0, "name": "p_objects"}
-    extras.append({**trained, "task": "words", "data": [0.2, 0.8]})
-    extras.append({**trained, "task": "rna1-var", "data": [[0.1, 0.2, 0.3, 0.4]] * 2})
-    drawn = claims.figures(made, extras)
-    assert set(drawn) == {"curves", "modes", "rectification", "grid"}
+def test_verdicts_of_the_committed_rows() -> None:
+    found = judged("rpe", rows_of("rpe"))
+    assert found["rpe5"]["verdict"] == INCONCLUSIVE  # a difference without an interval says more
+    assert found["rpe3"]["verdict"] == CONTRADICTED and found["rpe3"]["also_met_by"] == []
+    assert "DB" in found["rpe2b"]["also_met_by"] and found["rpe2b"]["verdict"] == REPRODUCED
+
+
+def test_judges_take_every_method_or_say_what_lacks() -> None:
+    little = Rows([{"method": "rpe", "task": "rna1-dag", "metric": "x", "seed": 0, "value": 1.0}])
+    for claim in CLAIMS:
+        for name in METHODS:
+            with pytest.raises(NoResults):
+                claim.judge(little, name)

@@ -17,11 +17,13 @@ from common.gfn.nets import StackedMLP
 from common.gfn.sampling import sample, uniforms
 from common.run import Run
 from common.stacked import seed_generators
+from papers import rpe
 from papers.rpe import learners, method, task
+from papers.rpe.config import Config
 from papers.rpe.eval import EvalConfig, evaluate
 from papers.rpe.large import LargeStrings
-from papers.rpe.learners import LEARNERS
-from papers.rpe.train import Config, train
+from papers.rpe.methods import METHODS, Learner
+from papers.rpe.train import train
 
 SMALL = task.Sizes(length=3, shortest=2, longest=4, words=30)
 
@@ -43,7 +45,14 @@ class Table(StackedMLP):
 
 @pytest.fixture
 def tabular(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learners, "evaluate_rows", lambda net, dag, rows: net.at(rows))
+    for module in (learners, method):
+        monkeypatch.setattr(module, "evaluate_rows", lambda net, dag, rows: net.at(rows))
+
+
+def rpe_loss(net, dag, traj, learner: Learner, log_c: torch.Tensor) -> torch.Tensor:
+    """The loss of one of the learners of policy evaluation."""
+    rectified, space = learner.rectified, learner.loss_space
+    return method.rpe_loss(net, dag, traj, log_c, rectified=rectified, space=space)
 
 
 def uniform_rollouts(dag, n_seeds: int, batch: int):
@@ -63,19 +72,19 @@ def words_dag():
 
 @pytest.mark.parametrize("name", ["rpe", "rpe-log", "rpe-unrectified"])
 def test_exact_values_are_a_fixed_point(name: str, tabular: None) -> None:
-    dag, learner = words_dag(), LEARNERS[name]
+    dag, learner = words_dag(), METHODS[name]
     exact = method.tabular_rpe(dag)[0] if learner.rectified else method.tabular_unrectified(dag)[0]
     log_c = torch.full((2,), float(exact[0]), dtype=torch.float64)
     net = Table((exact - exact[0]).expand(2, -1).unsqueeze(-1).clone())
     traj = uniform_rollouts(dag, 2, 16)
-    loss = learners.rpe_loss(net, dag, traj, learner, log_c)
+    loss = rpe_loss(net, dag, traj, learner, log_c)
     assert loss.abs().max() < 1e-20
     net.values.data[:, 0] += 0.3
-    assert learners.rpe_loss(net, dag, traj, learner, log_c).min() > 1e-3
+    assert rpe_loss(net, dag, traj, learner, log_c).min() > 1e-3
     # the other kind of reward is no fixed point
     net.values.data[:, 0] -= 0.3
     other = replace(learner, rectified=not learner.rectified)
-    assert learners.rpe_loss(net, dag, traj, other, log_c).min() > 1e-3
+    assert rpe_loss(net, dag, traj, other, log_c).min() > 1e-3
 
 
 def test_uniform_rollout() -> None:
@@ -97,7 +106,7 @@ def test_uniform_rollout() -> None:
 def test_regression_converges_to_dynamic_programming(space: str, tabular: None) -> None:
     """Tabular outputs, all states visited: gradient descent on the loss finds V."""
     dag = task.word_dag(["a", "bc", "bd", "be"])
-    learner = replace(LEARNERS["rpe"], loss_space=space)
+    learner = replace(METHODS["rpe"], loss_space=space)
     exact = method.tabular_rpe(dag)[0]
     log_c = exact[:1]
     net = Table(torch.zeros(1, dag.n_states, 1, dtype=torch.float64))
@@ -106,7 +115,7 @@ def test_regression_converges_to_dynamic_programming(space: str, tabular: None) 
     optimizer = torch.optim.Adam(net.parameters(), lr=0.03)
     for _ in range(600):
         optimizer.zero_grad()
-        learners.rpe_loss(net, dag, traj, learner, log_c).sum().backward()
+        rpe_loss(net, dag, traj, learner, log_c).sum().backward()
         optimizer.step()
     assert torch.allclose(net.values[0, :, 0] + log_c, exact, atol=1e-3)
 
@@ -132,9 +141,9 @@ def test_error_stays_in_units_of_values() -> None:
 def test_unit_is_the_mean_target() -> None:
     dag = words_dag()
     traj = uniform_rollouts(dag, 1, 100_000)
-    log_c = method.log_scale(learners.log_terminal_targets(dag, traj, True))
+    log_c = method.log_scale(method.log_terminal_targets(dag, traj, True))
     assert float(log_c) == pytest.approx(dag.log_Z, abs=0.05)  # V(s_0) = Z
-    unrectified = method.log_scale(learners.log_terminal_targets(dag, traj, False))
+    unrectified = method.log_scale(method.log_terminal_targets(dag, traj, False))
     assert float(unrectified) == pytest.approx(
         float(method.tabular_unrectified(dag)[0][0]), abs=0.02
     )
@@ -150,7 +159,7 @@ def exact_output(dag, name: str) -> torch.Tensor:
 
 @pytest.mark.parametrize("name", ["fm", "db", "tb", "subtb", "soft-dqn"])
 def test_exact_flows_are_fixed_points_of_the_baselines(name: str, tabular: None) -> None:
-    dag, learner = little_strings(), LEARNERS[name]
+    dag, learner = little_strings(), METHODS[name]
     net = Table(exact_output(dag, name).clone())
     traj = uniform_rollouts(dag, 2, 16)
     log_Z = torch.full((2,), dag.log_Z, dtype=torch.float64)
@@ -172,7 +181,7 @@ def test_exact_flows_are_fixed_points_of_the_baselines(name: str, tabular: None)
 def test_munchausen_fixed_point(tabular: None) -> None:
     from papers.rpe.baselines import soft_iteration, temperature
 
-    dag, learner = little_strings(), LEARNERS["munchausen-dqn"]
+    dag, learner = little_strings(), METHODS["munchausen-dqn"]
     value, log_pf = soft_iteration(dag, alpha=learner.alpha)
     # Q = tau log pi + V
     q = temperature(learner.alpha) * log_pf + value.unsqueeze(-1)
@@ -180,7 +189,7 @@ def test_munchausen_fixed_point(tabular: None) -> None:
     net = Table(out.clamp(min=-1e6).clone())
     traj = uniform_rollouts(dag, 2, 16)
     assert learners.dqn_loss(net, net, dag, traj, learner, 5.0).max() < 1e-6
-    soft = LEARNERS["soft-dqn"]
+    soft = METHODS["soft-dqn"]
     assert learners.dqn_loss(net, net, dag, traj, soft, 5.0).min() > 1e-3
     log_pf, _ = learners.learned_policy(net, dag, learner, None)
     assert l1_sum_exact(dag, log_pf).max() < 1e-6
@@ -193,13 +202,13 @@ def test_learned_policy_of_exact_values(shape: str, tabular: None) -> None:
     log_v, _ = method.tabular_rpe(dag)
     log_g = method.log_path_factor(dag)
     net = Table((log_v - log_v[0]).view(1, -1, 1))
-    log_pf, _ = learners.learned_policy(net, dag, LEARNERS["rpe"], log_g)
+    log_pf, _ = learners.learned_policy(net, dag, METHODS["rpe"], log_g)
     assert float(l1_sum_exact(dag, log_pf)) < 1e-6
     leaves = torch.isfinite(dag.log_reward)
     net.values.data[:, leaves] += torch.rand(81, generator=rng).view(1, -1, 1).double()
-    spoiled, _ = learners.learned_policy(net, dag, LEARNERS["rpe"], log_g)
+    spoiled, _ = learners.learned_policy(net, dag, METHODS["rpe"], log_g)
     assert float(l1_sum_exact(dag, spoiled)) > 0.05
-    repaired, _ = learners.learned_policy(net, dag, LEARNERS["rpe"], log_g, true_leaves=log_v[:1])
+    repaired, _ = learners.learned_policy(net, dag, METHODS["rpe"], log_g, true_leaves=log_v[:1])
     assert float(l1_sum_exact(dag, repaired)) < 1e-6
 
 
@@ -255,6 +264,30 @@ def test_training_learns_and_evaluates(tmp_path: Path) -> None:
     assert final["rpe"]["l1_sum_exact_final"] < plain["l1_sum_exact_final"] - 0.05
     assert "log_Z_error_final" in final["rpe"] and "log_Z_error_final" not in plain
     assert final["rpe"]["reward_calls"] == 32 * 401  # one batch sets the unit
+    sampler = rpe.load(tmp_path / "rpe", seed=1)
+    l1 = float((sampler.distribution() - sampler.target()).abs().sum())
+    values = lines(tmp_path / "rpe")[-1]["l1_sum_exact"]
+    assert l1 == pytest.approx(values[1], abs=1e-5) != values[0]
+    assert set(sampler.sample(50)) <= set(task.read_words(30))
+    with pytest.raises(UserError, match="seeds"):
+        rpe.load(tmp_path / "rpe", seed=5)
+    exact = rpe.load(tmp_path / "exact")
+    assert float((exact.distribution() - exact.target()).abs().sum()) < 1e-10
+
+
+@pytest.mark.parametrize("name", ["rna1-dag", "rna1-var"])
+def test_names_of_strings(name: str) -> None:
+    """Objects as text have their own fitness as reward."""
+    pytest.importorskip("RNA", reason="ViennaRNA is in the extra 'gfn'")
+    dag = task.make_dag(name, SMALL)
+    rows = torch.isfinite(dag.log_reward).nonzero().squeeze(-1)
+    names = task.names_of(name, SMALL, dag, rows)
+    assert len(set(names)) == len(names) == (64 if name == "rna1-dag" else 16 + 64 + 256)
+    assert {len(n) for n in names} == ({3} if name == "rna1-dag" else {2, 3, 4})
+    beta = 8.0 if name == "rna1-dag" else 4.0
+    f = torch.tensor([max(rna.Fitness("RNA1", len(n))(n), 1e-3) for n in names])
+    ratio = dag.log_reward[rows] - beta * f.double().log()
+    assert (ratio - ratio[0]).abs().max() < 1e-5
 
 
 def test_mass_by_length(tmp_path: Path) -> None:
@@ -368,19 +401,37 @@ def test_local_dag_agrees_with_the_whole_one(folded: None) -> None:
     rows = replace(traj, states=env.index(strings.states), last=env.index(strings.last))
     generators = seed_generators((0,), 0)
     for name in ("rpe", "fm", "db", "subtb", "soft-dqn"):
-        learner = LEARNERS[name]
+        learner = METHODS[name]
         n_out = learner.n_outputs(env.n_actions, env.n_backward)
         net = StackedMLP(generators, (env.input_dim, 16, 16, n_out))
         losses = []
         for dag, batch in ((whole, rows), (local, traj)):
             if learner.kind == "rpe":
                 log_c = torch.full((1,), 3.0, dtype=torch.float64)
-                losses.append(learners.rpe_loss(net, dag, batch, learner, log_c))
+                losses.append(rpe_loss(net, dag, batch, learner, log_c))
             elif learner.kind == "dqn":
                 losses.append(learners.dqn_loss(net, net, dag, batch, learner, 5.0))
             else:
                 losses.append(learners.gflownet_loss(net, dag, batch, learner, None, 0.9))
         assert losses[0].item() == pytest.approx(losses[1].item(), rel=1e-5), name
+
+
+def test_reference_of_a_sharp_reward(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Annealed strings give E_p*[R] where uniform ones are far off (truth: the whole table)."""
+    pytest.importorskip("RNA", reason="ViennaRNA is in the extra 'gfn'")
+    score = torch.rand(7, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+    def fitness(self: rna.Fitness, strings: torch.Tensor) -> torch.Tensor:
+        return score[torch.arange(7), strings].mean(-1) ** 2
+
+    monkeypatch.setattr(rna.Fitness, "of_letters", fitness)
+    large = LargeStrings("rna1-l14", torch.device("cpu"), length=7, n_reference=20_000)
+    every = task.digits(4**7, 4, 7)
+    reward = large._log_reward(every).exp()
+    true = float(reward.square().sum() / reward.sum())
+    assert large.expected_reward() == pytest.approx(true, rel=0.1)
+    few = reward[torch.randint(len(reward), (6,), generator=torch.Generator().manual_seed(0))]
+    assert float(few.square().sum() / few.sum()) < 0.5 * true  # as many of all as 1e5 of 4^14
 
 
 @pytest.mark.parametrize("name", ["rpe", "fm", "munchausen-dqn"])

@@ -1,0 +1,71 @@
+"""A trained sampler of an enumerated task, with one seed picked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from common.errors import UserError
+from common.gfn.exact import terminating_distribution
+from common.gfn.nets import StackedMLP
+from common.gfn.sampling import sample_from_table, uniforms
+from common.run import Run
+from common.stacked import seed_generators
+from papers.rpe import method
+from papers.rpe.config import Config
+from papers.rpe.learners import learned_policy
+from papers.rpe.methods import METHODS
+from papers.rpe.task import ENUMERATED, make_dag, names_of
+
+
+class Sampler:
+    """Samples objects in proportion to the reward, as well as the run has learned it.
+
+    Args:
+        config: of the run.
+        final: its last checkpoint.
+        index: which of its seeds.
+    """
+
+    def __init__(self, config: Config, final: dict[str, Any], index: int) -> None:
+        self.config = config
+        self.dag = make_dag(config.task, config.sizes)
+        learner = METHODS[config.method]
+        if learner.kind == "tables":
+            self.log_policy = method.tabular_rpe(self.dag)[1]  # [N, A]
+            return
+        n_outputs = learner.n_outputs(self.dag.n_actions, self.dag.n_backward)
+        sizes = (self.dag.input_dim, config.hidden, config.hidden, n_outputs)
+        net = StackedMLP(seed_generators(config.seed, 0), sizes)
+        net.load_state_dict(final["net"])
+        log_g = method.log_path_factor(self.dag)
+        self.log_policy = learned_policy(net, self.dag, learner, log_g)[0][index]
+
+    def sample(self, n: int, seed: int = 0) -> list[str]:
+        """``n`` objects as text: words, RNA strings, …"""
+        u = uniforms([torch.Generator().manual_seed(seed)], (self.dag.max_length, n))
+        rows = sample_from_table(self.dag, self.log_policy.unsqueeze(0), u).last[0]
+        return names_of(self.config.task, self.config.sizes, self.dag, rows)
+
+    def distribution(self) -> Tensor:
+        """Exact probability of each object [n_objects], in the order of the DAG's rows."""
+        p = terminating_distribution(self.dag, self.log_policy)
+        return p[torch.isfinite(self.dag.log_reward)]
+
+    def target(self) -> Tensor:
+        """What :meth:`distribution` should be: R/Z."""
+        return self.dag.target()[torch.isfinite(self.dag.log_reward)]
+
+
+def load_sampler(folder: Path, seed: int | None = None) -> Sampler:
+    """See :func:`papers.rpe.load`."""
+    run = Run.load(folder)
+    config = run.config(Config)
+    if config.task not in ENUMERATED:
+        raise UserError(f"load knows the tasks {', '.join(ENUMERATED)}, not {config.task}")
+    if seed is not None and seed not in config.seed:
+        raise UserError(f"the run in {folder} has the seeds {config.seed}, not {seed}")
+    return Sampler(config, run.final(), config.seed.index(seed) if seed is not None else 0)

@@ -232,17 +232,31 @@ def test_a_hostile_manifest_is_refused(kinds, table):
         manifest._check("here", table, getattr(manifest, kinds))
 
 
+PLAIN = """
+slug = "plain"
+title = "t"
+authors = "a"
+venue = "v"
+arxiv = "x"
+summary = "s"
+extra = "base"
+imports = []
+scales = {default = {seeds = 1, minutes = 1, stages = [{methods = ["m"]}]}}
+"""
+
+
 def test_answer_and_bibtex(tmp_path):
-    text = (manifest.PAPERS / "umo2" / "paper.toml").read_text()
-    (tmp_path / "umo2").mkdir()
-    path = tmp_path / "umo2" / "paper.toml"
+    (tmp_path / "plain").mkdir()
+    path = tmp_path / "plain" / "paper.toml"
+    path.write_text(PLAIN)
+    assert manifest.load("plain", tmp_path).answer is None
     keys = 'bibtex = """@article{x,\n}"""\nanswer = {verdict = "partly", reason = "Some do."}\n'
-    path.write_text(keys + text)
-    loaded = manifest.load("umo2", tmp_path)
+    path.write_text(keys + PLAIN)
+    loaded = manifest.load("plain", tmp_path)
     assert loaded.answer == ("partly", "Some do.") and loaded.bibtex.startswith("@article{x,")
-    path.write_text('answer = {verdict = "partly"}\n' + text)
+    path.write_text('answer = {verdict = "partly"}\n' + PLAIN)
     with pytest.raises(UserError, match="answer lacks 'reason'"):
-        manifest.load("umo2", tmp_path)
+        manifest.load("plain", tmp_path)
 
 
 def test_a_planned_paper_is_named_as_such():
@@ -259,12 +273,17 @@ def test_results_are_committed_and_rendered(own_repository, tmp_path):
     own_repository.tool("reproduce", *arguments, check=True)
     paper = own_repository.root / "papers" / "toy"
     assert json.loads((paper / "results" / "default.json").read_text())["claims"]
-    assert "### Scale `default`" in (paper / "README.md").read_text()
+    assert (paper / "results" / "default.md").is_file()
+    assert "**Does it hold?" in (paper / "README.md").read_text()
     assert "(papers/toy/README.md)" in (own_repository.root / "README.md").read_text()
+    one_line(own_repository.tool("tables", "--check"), "it answers 'open'")
+    answered = (paper / "paper.toml").read_text().replace('verdict = "open"', 'verdict = "yes"')
+    (paper / "paper.toml").write_text(answered)
+    own_repository.tool("tables", "--write", check=True)
     own_repository.tool("tables", "--check", check=True)
 
     text = (paper / "README.md").read_text()
-    (paper / "README.md").write_text(text.replace("### Scale", "### The scale"))
+    (paper / "README.md").write_text(text.replace("**Does it hold?", "**Did it?"))
     one_line(own_repository.tool("tables", "--check"), "differs from its results")
     own_repository.tool("tables", "--write", check=True)
     own_repository.tool("tables", "--check", check=True)

@@ -193,7 +193,8 @@ def figures(rows: Rows, extras: Extras) -> dict[str, Drawing]:
         for metric, what, unit in (("score_error", "score error", ""), ("nll", "NLL", "nats"))
         for task, name in SETS.items()
     ]
-    if figure := intervals(rows, METHODS, panels, names=compared(rows), width=3.0):
+    several = len(compared(rows)) > 1
+    if several and (figure := intervals(rows, METHODS, panels, names=compared(rows), width=3.0)):
         drawn["models"] = Drawing(figure, MODELS, main=True)
     tasks = {**SETS, "digits": "digits"}
     panels = [
@@ -202,8 +203,10 @@ def figures(rows: Rows, extras: Extras) -> dict[str, Drawing]:
         for task, name in tasks.items()
     ]
     names = [name for name in METHODS if not METHODS[name].constrained and not METHODS[name].exact]
-    if figure := curves(
-        rows, METHODS, panels, names=names, xlabel="t", log="y", width=2.6, columns=4
+    if rows.of(method=names, metric="asym_at") and (
+        figure := curves(
+            rows, METHODS, panels, names=names, xlabel="t", log="y", width=2.6, columns=4
+        )
     ):
         drawn["asymmetry"] = Drawing(figure, ASYMMETRY)
     panels = [

@@ -129,9 +129,7 @@ NARROW = {
 
 @pytest.fixture
 def stand_ins(tmp_path, monkeypatch):
-    """Few points; three images for every image set, and a narrow NCSN++ in diffusers' format."""
-    from diffusers import UNet2DModel
-
+    """Few points; three images for every image set; coarse solvers."""
     monkeypatch.setattr(task, "N_TOY", 500)
     monkeypatch.setattr(task, "N_HELD_OUT", 30)
     images = np.random.default_rng(0).integers(0, 256, (3, 3072), dtype=np.uint8)
@@ -139,10 +137,6 @@ def stand_ins(tmp_path, monkeypatch):
     whole = task.test_images
     monkeypatch.setattr(task, "test_images", lambda name, rng, draws: whole(name, rng, 1)[:8])
     monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
-    for name in task.IMAGES:
-        UNet2DModel(**{**networks.NCSNPP, **NARROW}).save_pretrained(
-            tmp_path / "qcsgm" / f"ncsnpp-{name}"
-        )
     likelihood, sample = ve_sde.ode_log_likelihood, ve_sde.ode_sample
     monkeypatch.setattr(
         ve_sde,
@@ -155,6 +149,15 @@ def stand_ins(tmp_path, monkeypatch):
         lambda *args, **options: sample(*args, **{**options, "rtol": 0.5, "atol": 0.5}),
     )
     monkeypatch.setattr(task, "IMAGE_LEVELS", 2)
+
+
+def narrow_networks(root):
+    """Weights of U in diffusers' format, for every image set."""
+    from diffusers import UNet2DModel
+
+    for name in task.IMAGES:
+        net = UNet2DModel(**{**networks.NCSNPP, **NARROW})
+        net.save_pretrained(root / "qcsgm" / f"ncsnpp-{name}")
 
 
 def tiny(job):
@@ -172,6 +175,8 @@ def tiny(job):
 
 @pytest.mark.parametrize("scale", ["default", "study", "tuning", "paper"])
 def test_a_scale_runs_on_stand_ins(tmp_path, stand_ins, scale):
+    if scale == "paper":
+        narrow_networks(tmp_path)
     made = kit.run_scale("qcsgm", scale, tmp_path / "runs", tiny)
     titles = [table["title"] for table in made["tables"]]
     expected = {"tuning": "8-Gaussians: NLL (nats)", "paper": "cifar10"}.get(scale, "8-Gaussians")

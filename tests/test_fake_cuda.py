@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -13,6 +13,15 @@ from torch import Tensor, nn
 from common.stacked import MLP, adam, randn, seed_generators
 from common.torch_utils import cumulative_probability, cumulative_sum
 from tests.fake_cuda import fake_cuda
+
+
+@pytest.fixture(autouse=True)
+def _as_pytorch_begins() -> Iterator[None]:
+    """Without deterministic mode, which a test that ran before may have left switched on."""
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(False)
+    yield
+    torch.use_deterministic_algorithms(before)
 
 
 def trained(device: str) -> list[Tensor]:

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
 from common.errors import UserError
-from common.gfn.fragments import SEHProxy
 from papers import bn
 from papers.bn import task
-from tests.papers.bn.test_bn_sampled import BLOCKS
+from tests import stand_ins
 from tests.papers.kit import check_added_method, run_scale
 from tools.manifest import Job
 
@@ -23,15 +20,7 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Small sets and strings, a fragment library and a proxy of the real format, a new cache."""
     pytest.importorskip("rdkit", reason="RDKit is in the extra 'gfn'")
     pytest.importorskip("RNA", reason="ViennaRNA is in the extra 'gfn'")
-    folder = tmp_path / "data" / "seh"
-    folder.mkdir(parents=True)
-    (folder / "blocks_PDB_105.json").write_text(json.dumps(BLOCKS))
-    torch.manual_seed(0)
-    proxy = SEHProxy()
-    arrays = {f"p{i:02d}": proxy.get_parameter(n).detach().numpy() for i, n in proxy.ORDER.items()}
-    arrays |= {f"p{i:02d}": np.zeros(3, np.float32) for i in (12, 13, 14, 15)}
-    arrays["p21"] = np.array([4.0], np.float32)
-    np.savez(folder / "seh_proxy.npz", **arrays)
+    stand_ins.seh(tmp_path / "data")
     monkeypatch.setenv("PAPERS_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("PAPERS_CACHE", str(tmp_path / "cache"))
     whole = task.set_problem

@@ -152,7 +152,7 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
     if sizes:
         text = (
             "Raises that the learned policy adds at the held-out roots, per state, by depth of the "
-            "stack, all seeds pooled: it hardly depends on the stack."
+            "stack, all seeds pooled: a little larger where the stack is deep."
         )
         figure = draw_sizes([line for e in sizes for line in e["data"]])
         drawn["sizes_by_stack"] = Drawing(figure, text)

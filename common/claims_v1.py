@@ -6,9 +6,8 @@ threshold), ``needs <scale>``. A claim that does not hold stays, with its eviden
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,35 +15,20 @@ import numpy as np
 import pandas as pd
 
 from common import files
+from common.claims import CONTRADICTED as CONTRADICTED
+from common.claims import INCONCLUSIVE as INCONCLUSIVE
+from common.claims import NOT_JUDGED, plain
+from common.claims import REPRODUCED as REPRODUCED
+from common.claims import Judgement as Judgement
+from common.claims import NoResults as NoResults
+from common.claims import by_interval as by_interval
+from common.claims import compare as compare
+from common.claims import not_worse as not_worse
 from common.cli import run_cli
-from common.stats import Interval, mean_ci
+from common.stats import mean_ci
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
-REPRODUCED = "reproduced"
-CONTRADICTED = "contradicted"
-INCONCLUSIVE = "inconclusive"
-NOT_JUDGED = "not judged"  # at smoke, which proves wiring only
-
-
-@dataclass(frozen=True)
-class Judgement:
-    """What the results say of a claim.
-
-    Attributes:
-        verdict: one of the verdicts above.
-        ours: our number with its interval, as the README shows it.
-        evidence: the plain numbers behind the verdict.
-    """
-
-    verdict: str
-    ours: str
-    evidence: Mapping[str, Any] = field(default_factory=dict)
-
-
-class NoResults(LookupError):
-    """The rows lack what a claim needs (a part of the runs was made); says which."""
 
 
 @dataclass(frozen=True)
@@ -82,61 +66,6 @@ class Table:
     title: str
     columns: Sequence[str]
     rows: Sequence[Sequence[Any]]
-
-
-def by_interval(
-    ci: Interval,
-    threshold: float = 0.0,
-    above: bool = True,
-    *,
-    ours: str | None = None,
-    **evidence: Any,
-) -> Judgement:
-    """Judge "the quantity lies above (below) ``threshold``" by its confidence interval.
-
-    Args:
-        ci: the interval of the quantity.
-        threshold: what it is compared with.
-        above: the claim says above; else below.
-        ours: text for the README; default: the interval.
-        evidence: further numbers to keep.
-    """
-    holds, fails = ci.low > threshold, ci.high < threshold
-    if not above:
-        holds, fails = fails, holds
-    verdict = REPRODUCED if holds else CONTRADICTED if fails else INCONCLUSIVE
-    return Judgement(
-        verdict, ours or str(ci), {**asdict(ci), "threshold": threshold, "above": above, **evidence}
-    )
-
-
-def not_worse(
-    difference: Interval, margin: float, *, ours: str | None = None, **evidence: Any
-) -> Judgement:
-    """Judge "A is not worse than B by more than ``margin``" (non-inferiority).
-
-    Args:
-        difference: interval of A - B, larger is better.
-        margin: positive; fixed before the runs.
-    """
-    return by_interval(difference, -margin, ours=ours, margin=margin, **evidence)
-
-
-def compare(
-    value: float,
-    threshold: float,
-    above: bool = True,
-    *,
-    ours: str | None = None,
-    **evidence: Any,
-) -> Judgement:
-    """Judge a number that has no sampling error of its own, or a claim stated on point values."""
-    holds = value >= threshold if above else value <= threshold
-    return Judgement(
-        REPRODUCED if holds else CONTRADICTED,
-        ours or f"{value:.3g}",
-        {"value": value, "threshold": threshold, "above": above, **evidence},
-    )
 
 
 def all_of(parts: Mapping[str, Judgement]) -> Judgement:
@@ -226,21 +155,6 @@ def curves(
     at = (rows.task == task) & (rows.method == method) & (rows.metric == metric)
     table = rows[at & rows.step.notna()].pivot(index="seed", columns="step", values="value")
     return table.columns.to_numpy(dtype=float), table.to_numpy(dtype=float)
-
-
-def plain(value: Any) -> Any:
-    """Strict JSON form of evidence: NumPy scalars become numbers, what is not finite a string."""
-    if isinstance(value, Mapping):
-        return {str(k): plain(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray):
-        return plain(value.tolist())
-    if isinstance(value, (list, tuple)):
-        return [plain(v) for v in value]
-    if isinstance(value, np.generic):
-        value = value.item()
-    if isinstance(value, float):
-        return value if math.isfinite(value) else str(value)
-    return value
 
 
 @dataclass

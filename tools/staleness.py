@@ -26,7 +26,8 @@ NOT_ROWS = {  # files of a paper that make no rows
 def recorded(results: dict[str, Any]) -> dict[str, str]:
     """SHA-256 by path of the code that made the rows, or that was checked to make them."""
     origin = results["provenance"]
-    return dict(origin.get("checked", {}).get("sources") or origin.get("sources", {}))
+    found = origin.get("checked", {}).get("sources") or origin.get("sources", {})
+    return {path: digest for path, digest in found.items() if Path(path).name not in NOT_ROWS}
 
 
 def of_commit(slug: str, commit: str, root: Path = ROOT) -> dict[str, str]:

@@ -15,6 +15,7 @@ from common.gfn.nets import StackedMLP
 from common.gfn.sampling import sample_from_table, uniforms
 from common.run import Run
 from common.stacked import seed_generators
+from common.trained import seed_index
 from papers.bn.baselines import make_network
 from papers.bn.config import Config
 from papers.bn.method import BifurcatedNet
@@ -76,6 +77,4 @@ def load_sampler(folder: Path, seed: int | None = None) -> Sampler:
     config = run.config(Config)
     if config.task not in ROW_TASKS:
         raise UserError(f"load knows the tasks {', '.join(ROW_TASKS)}, not {config.task}")
-    if seed is not None and seed not in config.seed:
-        raise UserError(f"the run in {folder} has the seeds {config.seed}, not {seed}")
-    return Sampler(config, run.final(), config.seed.index(seed) if seed is not None else 0)
+    return Sampler(config, run.final(), seed_index(folder, config.seed, seed))

@@ -13,6 +13,7 @@ from common.gfn.coordinates import sample_states
 from common.gfn.sampling import uniforms
 from common.run import Run
 from common.stacked import seed_generators
+from common.trained import seed_index
 from papers.egfn.config import Config
 from papers.egfn.star import network
 from papers.egfn.task import GRIDS
@@ -52,6 +53,4 @@ def load_star(folder: Path, seed: int | None = None) -> Star:
     config = run.config(Config)
     if config.task not in (*GRIDS, "ab10"):
         raise UserError(f"load knows the hypergrids and ab10, not {config.task}")
-    if seed is not None and seed not in config.seed:
-        raise UserError(f"the run in {folder} has the seeds {config.seed}, not {seed}")
-    return Star(config, run.final(), config.seed.index(seed) if seed is not None else 0)
+    return Star(config, run.final(), seed_index(folder, config.seed, seed))

@@ -14,6 +14,7 @@ from common.gfn.nets import StackedMLP
 from common.gfn.sampling import sample, uniforms
 from common.run import Run
 from common.stacked import seed_generators
+from common.trained import seed_index
 from papers.gfn_losses.bits import SlotPolicy
 from papers.gfn_losses.config import Config
 from papers.gfn_losses.grid import log_pf_of_all_states
@@ -80,6 +81,4 @@ def load_sampler(folder: Path, seed: int | None = None) -> Sampler:
     config = run.config(Config)
     if config.task not in (*GRID_TASKS, *BIT_TASKS):
         raise UserError(f"load knows the grid and the bit sequences, not {config.task}")
-    if seed is not None and seed not in config.seed:
-        raise UserError(f"the run in {folder} has the seeds {config.seed}, not {seed}")
-    return Sampler(config, run.final(), config.seed.index(seed) if seed is not None else 0)
+    return Sampler(config, run.final(), seed_index(folder, config.seed, seed))

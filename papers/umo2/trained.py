@@ -9,6 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from common.errors import UserError, choose
 from common.run import Run
+from common.trained import seed_index
 from papers.umo2.config import Config, Setting, settings_of
 from papers.umo2.methods import CURRENT, UTILITY, policies
 from papers.umo2.simulate import State, admit, allocate, learn, make_plan, new_room
@@ -90,10 +91,8 @@ def load_scheduler(folder: Path, seed: int | None, setting: int) -> Scheduler:
     config = run.config(Config)
     choose("task", config.task, TASKS)
     settings = settings_of(config)
-    if seed is not None and seed not in config.seed:
-        raise UserError(f"the run in {folder} has the seeds {config.seed}, not {seed}")
     if not 0 <= setting < len(settings):
         raise UserError(f"the run in {folder} has {len(settings)} settings, numbered from 0")
-    k = 0 if seed is None else config.seed.index(seed)
+    k = seed_index(folder, config.seed, seed)
     state = State(**final["states"][setting * len(config.seed) + k])
     return Scheduler(config, settings[setting], config.seed[k], state)

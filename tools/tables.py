@@ -18,7 +18,6 @@ from tools.manifest import PAPERS, ROOT
 from tools.pages import duration, markdown
 from tools.store import committed, compact
 
-BEGIN, END = "<!-- results:begin -->", "<!-- results:end -->"
 VERDICTS = ("reproduced", "reproduced, not specific", "inconclusive", "contradicted")
 MOST_FIGURES = 3_000_000  # bytes of a paper's committed figures
 
@@ -191,7 +190,7 @@ def main(options: Options) -> None:
         print(manifest.listing())
 
 
-__all__ = ["BEGIN", "END", "check", "commit", "committed", "compact", "planned", "write"]
+__all__ = ["check", "commit", "committed", "compact", "planned", "write"]
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import ArrayLike
 
 from common import files, plotting
@@ -467,8 +468,11 @@ def _axes(
 
 
 def _logarithmic(ax: Axes, log: str) -> None:
+    """Logarithmic axes; a linear abscissa gets few enough ticks that their labels keep apart."""
     if "x" in log:
         ax.set_xscale("log")
+    else:
+        ax.xaxis.set_major_locator(MaxNLocator(5))
     if "y" in log:
         ax.set_yscale("log")
 

@@ -86,6 +86,23 @@ def test_figures_are_drawn_where_there_is_something_to_draw():
     assert len(report.heatmaps([("a", np.eye(2)), ("b", np.eye(2))], bar="p").axes) == 3
 
 
+def test_labels_of_long_abscissae_keep_apart():
+    long = Rows(
+        [
+            {
+                **{"task": "t", "method": "mine", "seed": 0, "metric": "curve"},
+                **{"step": list(range(0, 17_501, 500)), "value": list(range(36))},
+            }
+        ]
+    )
+    figure = report.curves(long, METHODS, [PANEL] * 2, width=3.8)
+    figure.canvas.draw()
+    for ax in figure.axes:
+        boxes = [label.get_window_extent() for label in ax.get_xticklabels() if label.get_text()]
+        inside = [box for box in boxes if ax.bbox.x0 - 5 <= box.x0 and box.x1 <= ax.bbox.x1 + 25]
+        assert all(a.x1 + 5 < b.x0 for a, b in zip(inside, inside[1:], strict=False))
+
+
 def test_a_curve_can_be_drawn_against_what_its_steps_spend():
     found = rows().frame.to_dict("records")
     spent = {"task": "t", "method": "mine", "metric": "calls", "value": 400.0}

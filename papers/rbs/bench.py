@@ -26,10 +26,11 @@ from common.torch_utils import setup
 from papers.rbs import task as tasks
 from papers.rbs.baselines import q_loss, relabel
 from papers.rbs.method import AgeReplay, goal_loss, retrospective_backward_synthesis
-from papers.rbs.networks import GoalNetwork, distinct, outputs
-from papers.rbs.train import METHODS
+from papers.rbs.methods import METHODS
+from papers.rbs.networks import backward_policy, distinct, outputs
+from papers.rbs.train import network
 
-SHOWN = ("rbs-db", "her-db", "gc-db", "rbs-subtb", "dqn-her")
+SHOWN = METHODS.having("method", "variant", "baseline")
 
 
 @dataclass
@@ -50,15 +51,10 @@ def update(name: str, height: int, cfg: BenchConfig) -> Callable[[], None]:
     tasks.SPECS["bench"] = tasks.grid(height)
     task = tasks.Task("bench", (0,))
     env, n_values = task.env, task.n_values
-    net = GoalNetwork(
-        seed_generators((0,), 0),
-        n_places=task.n_places,
-        n_values=n_values,
-        n_actions=env.n_actions,
-        n_backward=env.n_backward,
-    )
+    net = network(task, (0,))
     with torch.no_grad():  # stops as rarely as a trained policy, so that lengths are typical
         net.forward_head.weights()[-1][1][..., task.conditioned(task.eval_goals).stop] -= 6.0
+    policy = backward_policy(net, method.backward)
     optimizer = adam([{"params": list(net.parameters())}])
     rng = seed_generators((0,), 1)
     n_streams = 1 if method.companion is None else 2
@@ -69,7 +65,7 @@ def update(name: str, height: int, cfg: BenchConfig) -> Callable[[], None]:
         u = uniforms(rng, (2, env.max_length, cfg.rollouts))
         streams = [sample(goals, net.forward_logits, u[:, 0], epsilon=0.01)]
         if method.companion == "rbs":
-            streams.append(retrospective_backward_synthesis(goals, u[:, 1], net.backward_logits))
+            streams.append(retrospective_backward_synthesis(goals, u[:, 1], policy))
         elif method.companion == "her":
             streams.append(relabel(streams[0], goals))
         replay.add(*streams)

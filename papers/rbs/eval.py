@@ -11,8 +11,8 @@ from typing import Any
 
 from common.cli import run_cli
 from common.run import Run
+from papers.rbs.config import Config
 from papers.rbs.task import SPECS
-from papers.rbs.train import Config
 
 HALF = 0.5  # success whose first reaching is counted (claim r1)
 

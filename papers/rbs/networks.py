@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from common.gfn.nets import StackedMLP
 from common.gfn.sampling import Trajectories
 from papers.rbs.method import Outputs
+from papers.rbs.methods import Backward
 
 
 class GoalNetwork(nn.Module):
@@ -86,10 +87,37 @@ def distinct(states: Tensor, n_values: int) -> tuple[Tensor, Tensor]:
     return packed, place.view(states.shape[:-1])
 
 
+FIRST = 6.0  # log odds of the fixed P_B for its first possible action
+
+
+def backward_logits_of(kind: Backward, learned: Tensor) -> Tensor:
+    """Logits of P_B: the network's, or constants of the same shape. [..., A_b].
+
+    "fixed" undoes the first action that it may (on strings: removes the last letter) nearly
+    always: one order for all goals, with nothing to learn.
+    """
+    if kind == "learned":
+        return learned
+    constant = torch.zeros_like(learned)
+    if kind == "fixed":
+        order = torch.arange(constant.shape[-1], device=constant.device)
+        constant = constant - FIRST * order
+    return constant
+
+
+def backward_policy(net: GoalNetwork, kind: Backward) -> Callable[[Tensor], Tensor] | None:
+    """Goal-conditioned states -> logits of P_B; None: uniform."""
+    if kind == "uniform":
+        return None
+    return lambda states: backward_logits_of(kind, net.backward_logits(states))
+
+
 def outputs(
-    net: GoalNetwork, traj: Trajectories, n_values: int, *, learned_pb: bool = True
+    net: GoalNetwork, traj: Trajectories, n_values: int, *, backward: Backward = "learned"
 ) -> Outputs:
     """The network at the distinct states of a batch of trajectories."""
     states, at = distinct(traj.states, n_values)
     logits_f, logits_b, log_flow = net(states)
-    return Outputs(states, at, logits_f, logits_b if learned_pb else None, log_flow)
+    if backward == "uniform":
+        return Outputs(states, at, logits_f, None, log_flow)
+    return Outputs(states, at, logits_f, backward_logits_of(backward, logits_b), log_flow)

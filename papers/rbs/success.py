@@ -18,9 +18,11 @@ from common.gfn.exact import terminating_distribution
 from common.gfn.hypergrid import HyperGrid
 from common.gfn.sampling import masked_log_softmax, sample, uniforms
 from papers.rbs.baselines import greedy_log_policy
+from papers.rbs.environments import MergedStrings, Peptides
 from papers.rbs.method import retrospective_backward_synthesis
-from papers.rbs.networks import GoalNetwork
-from papers.rbs.task import MergedStrings, Peptides, Task
+from papers.rbs.methods import Backward
+from papers.rbs.networks import GoalNetwork, backward_logits_of, backward_policy
+from papers.rbs.task import Task
 
 ROWS = 40_000  # states per forward pass of the network
 CELLS = 4_000_000  # entries of a table of policies at a time
@@ -37,7 +39,12 @@ class Policies:
 
 @torch.no_grad()
 def policies(
-    task: Task, net: GoalNetwork, states: Tensor, *, greedy: bool = False, learned_pb: bool = True
+    task: Task,
+    net: GoalNetwork,
+    states: Tensor,
+    *,
+    greedy: bool = False,
+    backward: Backward = "learned",
 ) -> Policies:
     """The policies at goal-conditioned states [M, 2K], the same for every seed."""
     parts = []
@@ -46,7 +53,7 @@ def policies(
         logits_f, logits_b, log_flow = net(part.expand(task.n_seeds, -1, -1))
         mask = env.forward_mask(part)
         choose = greedy_log_policy if greedy else masked_log_softmax
-        back = logits_b if learned_pb else torch.zeros_like(logits_b)
+        back = backward_logits_of(backward, logits_b)
         log_pb = masked_log_softmax(back, env.backward_mask(part))
         parts.append((choose(logits_f, mask.expand(logits_f.shape)), log_pb, log_flow))
     return Policies(*(torch.cat(column, 1) for column in zip(*parts, strict=True)))
@@ -167,12 +174,12 @@ def measure(
     net: GoalNetwork,
     *,
     greedy: bool = False,
-    learned_pb: bool = True,
+    backward: Backward = "learned",
 ) -> Success:
     """Success on the task's evaluation goals."""
 
     def policy(states: Tensor) -> Policies:
-        return policies(task, net, states, greedy=greedy, learned_pb=learned_pb)
+        return policies(task, net, states, greedy=greedy, backward=backward)
 
     with torch.no_grad():
         if isinstance(task.env, HyperGrid):
@@ -191,11 +198,11 @@ def source_log_flow(task: Task, net: GoalNetwork) -> Tensor:
 
 @torch.no_grad()
 def distinct_backward_paths(
-    task: Task, net: GoalNetwork, goal: Tensor, *, n: int = 64, learned_pb: bool = True
+    task: Task, net: GoalNetwork, goal: Tensor, *, n: int = 64, backward: Backward = "learned"
 ) -> list[int]:
     """Number of distinct trajectories among ``n`` backward syntheses of one goal [K], per seed."""
     rng = [torch.Generator(goal.device).manual_seed(2) for _ in range(task.n_seeds)]
     env = task.conditioned(goal.expand(task.n_seeds, n, -1))
     u = uniforms(rng, (env.max_length, n))
-    traj = retrospective_backward_synthesis(env, u, net.backward_logits if learned_pb else None)
+    traj = retrospective_backward_synthesis(env, u, backward_policy(net, backward))
     return [len(torch.unique(actions, dim=0)) for actions in traj.actions]

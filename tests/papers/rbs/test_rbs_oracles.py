@@ -13,10 +13,11 @@ from common.gfn.sampling import Trajectories, sample, sample_backward, uniforms
 from common.stacked import seed_generators
 from papers.rbs import method
 from papers.rbs.baselines import exploration, greedy_log_policy, q_loss, relabel
+from papers.rbs.environments import MergedStrings, Peptides, SetEnv
 from papers.rbs.method import AgeReplay, GoalConditioned, Outputs, SumTree, goal_loss, stratified
 from papers.rbs.networks import GoalNetwork, distinct
 from papers.rbs.success import Policies, grid_success, string_success
-from papers.rbs.task import MergedStrings, Peptides, SetEnv, Task
+from papers.rbs.task import Task
 
 GRID = HyperGrid(2, 4)
 GOAL = torch.tensor([2, 1])

@@ -13,12 +13,14 @@ from common.gfn.sampling import sample, uniforms
 from common.run import Run
 from common.stacked import adam, seed_generators
 from papers.rbs import task as tasks
+from papers.rbs.config import Config
 from papers.rbs.eval import EvalConfig, evaluate
 from papers.rbs.method import GoalConditioned, goal_loss, retrospective_backward_synthesis
+from papers.rbs.methods import METHODS
 from papers.rbs.networks import outputs
 from papers.rbs.success import measure, policies, source_log_flow
 from papers.rbs.task import SPECS, Task
-from papers.rbs.train import METHODS, Config, train
+from papers.rbs.train import train
 
 SMALL = {"trunk": (16, 16), "head": (16,)}
 
@@ -67,14 +69,14 @@ def test_a_flow_is_learned_not_an_imitation() -> None:
         ahead = sample(env, net.forward_logits, u[:, 1], epsilon=0.5)
         loss = torch.zeros(1)
         for traj in (back, ahead):
-            loss = loss + goal_loss(env, outputs(net, traj, 3, learned_pb=False), traj)[0]
+            loss = loss + goal_loss(env, outputs(net, traj, 3, backward="uniform"), traj)[0]
         optimizer.zero_grad()
         loss.sum().backward()
         optimizer.step()
         if step == 220:
             optimizer.param_groups[0]["lr"] = 0.01
     assert (source_log_flow(task, net) - 2.0).abs().max() < 0.1
-    assert measure(task, net, learned_pb=False).success.min() > 0.97
+    assert measure(task, net, backward="uniform").success.min() > 0.97
     chance = {}
     for word in ("RRU", "RUR", "URR"):
         state, p = torch.zeros(2, dtype=torch.long), 1.0

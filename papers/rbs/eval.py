@@ -50,6 +50,8 @@ def evaluate(cfg: EvalConfig) -> None:
             add(seed, "source_gap", float(final["source_gap"][i]))
         if "paths" in final:
             add(seed, "distinct_paths", float(final["paths"][i]))
+        if "orders" in final:
+            add(seed, "distinct_orders", float(final["orders"][i]))
     extras: list[dict[str, Any]] = []
     per_goal = final["success"]  # [S, G]
     spec = SPECS[config.task]

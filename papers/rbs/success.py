@@ -64,7 +64,7 @@ class Success:
     """Per seed and evaluated goal."""
 
     success: Tensor  # [S, G]
-    entropy: Tensor | None  # [S]: mean entropy of P_B on backward walks (grids)
+    entropy: Tensor | None  # [S]: mean entropy of P_B on backward walks (grids, strings)
 
 
 def grid_success(task: Task, policy: Callable[[Tensor], Policies], goals: Tensor) -> Success:
@@ -115,6 +115,7 @@ def string_success(task: Task, policy: Callable[[Tensor], Policies], goals: Tens
     assert isinstance(env, MergedStrings)
     length, n_letters = env.length, env.n_letters
     results = torch.zeros(task.n_seeds, len(goals), dtype=torch.float64, device=goals.device)
+    entropy = torch.zeros(2, task.n_seeds, dtype=torch.float64, device=goals.device)
     lengths = (goals != env.empty).sum(-1)
     for n in lengths.unique().tolist():
         of_length = (lengths == n).nonzero().squeeze(-1)
@@ -125,12 +126,19 @@ def string_success(task: Task, policy: Callable[[Tensor], Policies], goals: Tens
                 w = torch.full((len(y), n - size + 1, length), env.empty, device=y.device)
                 w[..., :size] = y.unfold(1, size, 1)
                 windows.append(w)
-            if not isinstance(env, Peptides):
-                windows.pop()  # a complete string has no action
             goal = goals[chosen].unsqueeze(1)
             rows = [torch.cat([w, goal.expand(w.shape)], -1).flatten(0, 1) for w in windows]
-            log_pf = policy(torch.cat(rows)).log_pf.double().exp()
-            tables = [t.unflatten(1, (len(y), -1)) for t in log_pf.split([len(r) for r in rows], 1)]
+            # a complete string has no action, but predecessors
+            n_acting = len(rows) if isinstance(env, Peptides) else len(rows) - 1
+            p = policy(torch.cat(rows[:n_acting]))
+            counts = [len(r) for r in rows[:n_acting]]
+            tables = [
+                t.unflatten(1, (len(y), -1)) for t in p.log_pf.double().exp().split(counts, 1)
+            ]
+            log_pb = [t.unflatten(1, (len(y), -1)) for t in p.log_pb.double().split(counts, 1)]
+            if n_acting < len(rows):
+                log_pb.append(policy(rows[-1]).log_pb.double().unflatten(1, (len(y), -1)))
+            entropy += walk_entropy(env, windows, log_pb)
 
             def chance(table: Tensor, actions: Tensor) -> Tensor:
                 index = actions.expand(len(table), -1, -1).unsqueeze(-1)
@@ -147,7 +155,29 @@ def string_success(task: Task, policy: Callable[[Tensor], Policies], goals: Tens
             if isinstance(env, Peptides):
                 final = final * tables[n][:, :, 0, env.stop]
             results[:, chosen] = final
-    return Success(results, None)
+    return Success(results, entropy[0] / entropy[1].clamp(min=1e-12))
+
+
+def walk_entropy(env: MergedStrings, windows: list[Tensor], log_pb: list[Tensor]) -> Tensor:
+    """Entropy of P_B on backward walks from complete strings: sums over the windows that they pass.
+
+    Args:
+        windows: by length n, the windows of the strings as states [g, places, L].
+        log_pb: by length, [S, g, places, 2]: remove the last letter, remove the first.
+    Returns:
+        [2, S]: visits times entropy (nats), and visits, of windows with two predecessors.
+    """
+    visit = torch.ones_like(log_pb[-1][..., 0])
+    sums = visit.new_zeros(2, len(visit))
+    for window, log_p in zip(windows[:1:-1], log_pb[:1:-1], strict=True):  # one letter: one way
+        p = log_p.exp()
+        two = env.backward_mask(window).sum(-1) >= 2
+        sums[0] += (visit * two * -(p * log_p).sum(-1)).sum((1, 2))
+        sums[1] += (visit * two).sum((1, 2))
+        last, first = (visit * p[..., i] for i in (0, 1))
+        pad = torch.nn.functional.pad
+        visit = pad(last, (0, 1)) + pad(first, (1, 0))
+    return sums
 
 
 @torch.no_grad()
@@ -206,3 +236,18 @@ def distinct_backward_paths(
     u = uniforms(rng, (env.max_length, n))
     traj = retrospective_backward_synthesis(env, u, backward_policy(net, backward))
     return [len(torch.unique(actions, dim=0)) for actions in traj.actions]
+
+
+@torch.no_grad()
+def distinct_orders(task: Task, net: GoalNetwork, *, backward: Backward = "learned") -> list[int]:
+    """In how many orders backward walks take strings apart, one walk per evaluation goal; per seed.
+
+    An order says, letter by letter, which end it is taken from.
+    """
+    rng = [torch.Generator(task.device).manual_seed(2) for _ in range(task.n_seeds)]
+    env = task.conditioned(task.eval_goals.expand(task.n_seeds, -1, -1))
+    u = uniforms(rng, (env.max_length, len(task.eval_goals)))
+    traj = retrospective_backward_synthesis(env, u, backward_policy(net, backward))
+    assert isinstance(task.env, MergedStrings)
+    ends = task.env.backward_action(traj.actions).masked_fill(~traj.mask, -1)
+    return [len(torch.unique(order, dim=0)) for order in ends]

@@ -23,6 +23,7 @@ from common.stacked import adam, clip_grad_norm_per_seed, seed_generators
 from common.torch_utils import setup
 from papers.rbs.baselines import exploration, greedy_log_policy, q_loss, relabel
 from papers.rbs.config import Config
+from papers.rbs.environments import MergedStrings
 from papers.rbs.method import (
     AgeReplay,
     GoalConditioned,
@@ -32,7 +33,7 @@ from papers.rbs.method import (
 )
 from papers.rbs.methods import METHODS, Learner
 from papers.rbs.networks import GoalNetwork, backward_policy, distinct, outputs
-from papers.rbs.success import distinct_backward_paths, measure, source_log_flow
+from papers.rbs.success import distinct_backward_paths, distinct_orders, measure, source_log_flow
 from papers.rbs.task import Task
 
 TARGET_EVERY = 100  # DQN: updates between copies of the network into its target
@@ -188,6 +189,8 @@ def results(task: Task, net: GoalNetwork, method: Learner) -> dict[str, Any]:
     if method.companion == "rbs":
         far = task.eval_goals[-1]  # the far corner of a grid
         final["paths"] = distinct_backward_paths(task, net, far, backward=method.backward)
+    if isinstance(task.env, MergedStrings) and method.has_backward_policy:
+        final["orders"] = distinct_orders(task, net, backward=method.backward)
     return final
 
 

@@ -357,7 +357,8 @@ def test_string_success_against_enumeration(kind: type) -> None:
         return torch.log_softmax(table[row].masked_fill(~env.forward_mask(states), -1e9), -1)
 
     def policy(states: torch.Tensor) -> Policies:
-        return Policies(log_pf(states[:, :4]).unsqueeze(0), torch.zeros(1), torch.zeros(1))
+        log_pb = torch.zeros(1, len(states), 2)  # not what is asked here
+        return Policies(log_pf(states[:, :4]).unsqueeze(0), log_pb, torch.zeros(1))
 
     goals = [[0, 1, 0, 1], [1, 1, 1, 1], [0, 0, 1, 0], [0, 0, 0, 1]]
     if kind is Peptides:
@@ -379,6 +380,28 @@ def test_string_success_against_enumeration(kind: type) -> None:
         here = after
     assert sum(ended.values()) == pytest.approx(1.0)
     assert ours.tolist() == pytest.approx([ended[tuple(g)] for g in goals], rel=1e-6)
+
+
+@pytest.mark.parametrize(("full", "wanted"), [(0.5, math.log(2)), (0.75, None)])
+def test_entropy_of_the_backward_policy_on_words(full: float, wanted: float | None) -> None:
+    """Word aab: two ends at aab (P_B of removing the last: ``full``) and at ab, one end at aa."""
+    task = Task("b12", (0,))
+    env = task.env = MergedStrings(3, 4)
+
+    def policy(states: torch.Tensor) -> Policies:
+        word = states[:, :3]
+        mask = env.backward_mask(word)
+        log_pb = torch.log_softmax(torch.zeros(mask.shape).masked_fill(~mask, -1e9), -1)
+        complete = (word != env.empty).all(-1)
+        log_pb[complete] = torch.tensor([full, 1 - full]).log()
+        pf = torch.zeros(1, len(states), env.n_actions) - math.log(env.n_actions)
+        return Policies(pf, log_pb.unsqueeze(0), torch.zeros(1))
+
+    found = string_success(task, policy, torch.tensor([[0, 0, 1]])).entropy
+    at_aab = -(full * math.log(full) + (1 - full) * math.log(1 - full))
+    assert wanted is None or at_aab == pytest.approx(wanted)
+    mean = (at_aab + (1 - full) * math.log(2)) / (1 + (1 - full))  # ab: the first was removed
+    assert float(found) == pytest.approx(mean, rel=1e-6)
 
 
 def test_sets_are_synthesised() -> None:

@@ -195,7 +195,7 @@ def test_rbs_learns_where_forward_only_does_not(tmp_path: Path) -> None:
         train(replace(config, method=name, out=tmp_path / name))
         final[name] = lines(tmp_path / name)[-1]["success"]
         evaluate(EvalConfig(run=tmp_path / name))
-    assert min(final["rbs-db"]) > 0.6 and max(final["gc-db"]) < 0.3
+    assert min(final["rbs-db"]) > 0.6 and max(final["gc-db"]) < 0.08
     rows = json.loads((tmp_path / "rbs-db" / "eval.json").read_text())
     metrics = {r["metric"] for r in rows["rows"]}
     assert metrics >= {"success", "final_success", "updates_to_half", "source_gap", "entropy"}

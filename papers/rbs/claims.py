@@ -192,7 +192,7 @@ CLAIMS = [
     ),
     Claim(
         "r7p",
-        "…and above RBS's with a uniform P_B: successes alone do not do it",
+        "…and above that of RBS with a uniform P_B (words of 20 bits, 1,200 updates)",
         ADDED,
         "–",
         above("b20", "rbs-uniform"),

@@ -31,6 +31,12 @@ TASKS = {
     "b20": "words of 20 bits",
 }
 EXACT = "exact flow"
+RACES = (  # title, task, metric along the run
+    ("G16", "g16", "success"),
+    ("G32", "g32", "success"),
+    ("G16, held-out goals", "g16-unseen", "unseen"),
+    ("words of 20 bits", "b20", "success"),
+)
 
 
 def to_half(rows: Rows) -> str:
@@ -54,13 +60,8 @@ def soonest(rows: Rows) -> float:
 def main_table(rows: Rows) -> Table:
     """Success by task; updates to a half, entropy of P_B and flows on G16."""
     columns = [
-        Column(title, {"task": task, "metric": metric}, "max")
-        for title, task, metric in (
-            ("G16", "g16", "final_success"),
-            ("G32", "g32", "final_success"),
-            ("G16, held-out goals", "g16-unseen", "final_unseen"),
-            ("words of 20 bits", "b20", "final_success"),
-        )
+        Column(title, {"task": task, "metric": f"final_{metric}"}, "max")
+        for title, task, metric in RACES
     ]
     on_g16 = {"task": "g16"}
     columns += [
@@ -102,18 +103,37 @@ def everything(rows: Rows) -> Table:
     return grid(rows, title, lines, columns, corner="task: method")
 
 
+def lead(rows: Rows) -> Table:
+    """RBS-DB's success minus HER-DB's along the run, paired by seed."""
+    updates = range(200, 1201, 200)
+
+    def ahead(there: Rows, step: int) -> str:
+        ours, theirs = (there.of(method=m, step=step) for m in ("rbs-db", "her-db"))
+        try:
+            return str(ours.minus(theirs))
+        except NoResults:
+            return DASH
+
+    body = []
+    for label, task, metric in RACES:
+        there = rows.of(task=task, metric=metric)
+        cells = [ahead(there, step) for step in updates]
+        if set(cells) != {DASH}:
+            body.append([label, *cells])
+    title = "Success of RBS-DB minus that of HER-DB after so many updates"
+    return Table(title, ["task", *map(str, updates)], body)
+
+
 def tables(rows: Rows) -> list[Table]:
-    """The main table, and every task and method."""
-    return [main_table(rows), everything(rows)]
+    """The main table, every task and method, and RBS against HER along the run."""
+    return [t for t in (main_table(rows), everything(rows), lead(rows)) if t.rows]
 
 
 def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
     """Success (and entropy of P_B) against updates; success by goal."""
     drawn: dict[str, Drawing] = {}
     panels = [
-        *(Panel(TASKS[t], {"task": t, "metric": "success"}, "success") for t in ("g16", "g32")),
-        Panel("G16, held-out goals", {"task": "g16-unseen", "metric": "unseen"}, "success"),
-        Panel(TASKS["b20"], {"task": "b20", "metric": "success"}, "success"),
+        *(Panel(title, {"task": t, "metric": metric}, "success") for title, t, metric in RACES),
         Panel("G16: P_B", {"task": "g16", "metric": "entropy"}, "mean H(P_B), nats"),
         Panel("words: P_B", {"task": "b20", "metric": "entropy"}, "mean H(P_B), nats"),
     ]
@@ -122,9 +142,10 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
             ax.set_ylim(bottom=-0.02)
         text = (
             "Exact success on the task's goals, and entropy of the backward policy at states with "
-            "two predecessors, against updates: mean and 95 % band over 5 seeds. Forward only "
-            "lies on the axis in every panel of success, HER-DB beside it on words."
+            "two predecessors, against updates: mean and 95 % band over 5 seeds."
         )
+        if rows.of(task="b20", method=("her-db", "gc-db")):
+            text += " Forward only and, on words, HER-DB lie on the axis in the panels of success."
         drawn["success"] = Drawing(figure, text, main=True)
     others = [
         Panel(TASKS.get(t, t), {"task": t, "metric": "success"}, "success")

@@ -188,18 +188,22 @@ def test_held_out_goals_are_never_trained_on(
     assert not task.held_out.gather(1, torch.cat(trained, 1)).any()
 
 
-def test_rbs_learns_where_forward_only_does_not(tmp_path: Path) -> None:
-    config = Config(task="g6", seed=(0, 1), steps=160, eval_every=80)
+def test_rbs_learns_where_forward_only_does_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """100 goals, seven times what chance gives is far below what a leak of successes would."""
+    monkeypatch.setitem(SPECS, "g6", tasks.grid(10))
+    config = Config(task="g6", seed=(0, 1), steps=140, eval_every=140)
     final = {}
     for name in ("rbs-db", "gc-db"):
         train(replace(config, method=name, out=tmp_path / name))
         final[name] = lines(tmp_path / name)[-1]["success"]
-        evaluate(EvalConfig(run=tmp_path / name))
-    assert min(final["rbs-db"]) > 0.6 and max(final["gc-db"]) < 0.08
+    evaluate(EvalConfig(run=tmp_path / "rbs-db"))
+    assert min(final["rbs-db"]) > 0.25 and max(final["gc-db"]) < 0.07
     rows = json.loads((tmp_path / "rbs-db" / "eval.json").read_text())
     metrics = {r["metric"] for r in rows["rows"]}
     assert metrics >= {"success", "final_success", "updates_to_half", "source_gap", "entropy"}
-    assert len(rows["extras"][0]["data"]) == 6
+    assert len(rows["extras"][0]["data"]) == 10
 
 
 # -- the paper's sizes, on stand-ins ---------------------------------------------------------------

@@ -202,6 +202,30 @@ CLAIMS = [
         specific=False,
         shared="any learned P_B is expected to, with the regulariser or without",
     ),
+    Claim(
+        "r8",
+        "Intensified reward (words of 20 bits): success with C = 1,000 above that with C = 1",
+        ABLATION,
+        "needed",
+        above("b20", "rbs-plain"),
+        "rbs-db",
+        ("b20",),
+        against=("rbs-plain",),
+        specific=False,
+        shared="every method here but the rival has the intensified reward",
+    ),
+    Claim(
+        "r9",
+        "Age-based replay (words of 20 bits): success above that with uniform replay",
+        ABLATION,
+        "needed",
+        above("b20", "rbs-noage"),
+        "rbs-db",
+        ("b20",),
+        against=("rbs-noage",),
+        specific=False,
+        shared="every method here but the rival replays by age",
+    ),
 ]
 
 

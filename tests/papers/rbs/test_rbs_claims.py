@@ -81,6 +81,8 @@ CASES = {
         three("b20", MIXED, LEVEL, [0.0] * 3),
     ),
     "r7p": pair("b20", "rbs_db", "rbs_uniform"),
+    "r8": pair("b20", "rbs_db", "rbs_plain"),
+    "r9": pair("b20", "rbs_db", "rbs_noage"),
 }
 
 

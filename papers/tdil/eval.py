@@ -15,9 +15,10 @@ from common.cli import run_cli
 from common.run import Run
 from common.torch_utils import setup
 from papers.tdil import mazes
+from papers.tdil.config import Config, resolve
 from papers.tdil.method import TransitionDiscriminator, surrogate_reward
+from papers.tdil.networks import Networks, make_networks, rollout
 from papers.tdil.task import GridTask, Rollout, SimulatorTask, Task, make_task
-from papers.tdil.train import Config, Networks, make_networks, resolve, rollout
 
 CURVES = ("rho_rel", "reward", "expert_reward", "kept", "alpha")
 DENSE = 0.1  # a pair is paid if its reward exceeds this share of the maximum

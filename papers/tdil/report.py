@@ -9,7 +9,7 @@ import numpy as np
 
 from common import report
 from common.report import DASH, Column, Drawing, Panel, Table, by_method, curves, grid, mean, tuning
-from common.rows import NoResults, Rows
+from common.rows import Rows
 from common.stats import mean_ci
 from papers.tdil.claims import GRIDS, B, C, grid_of
 from papers.tdil.figures import draw_blind, draw_maps, draw_paths
@@ -28,14 +28,11 @@ def score_of(task: str) -> str:
 def of_curve(how: Callable[[np.ndarray, np.ndarray], np.ndarray]) -> Callable[[Rows], str]:
     """Cell: a number per seed, ``how(steps [T], values [n_seeds, T])``, with its interval."""
 
-    def show(rows: Rows) -> str:
-        try:
-            values = how(*rows.curve())
-        except NoResults:
-            return DASH
+    def each(rows: Rows) -> str:
+        values = how(*rows.curve())
         return str(mean_ci(values)) if len(values) > 1 else f"{values[0]:.3g}"
 
-    return show
+    return report.shown(each)
 
 
 def early(steps: np.ndarray, values: np.ndarray) -> np.ndarray:

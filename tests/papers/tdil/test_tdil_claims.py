@@ -158,7 +158,7 @@ def test_every_stage_of_every_scale_on_stand_ins(scale: str, tmp_path, monkeypat
             stem = tmp_path / "tdil" / f"expert-{env_id.lower()}"
             if not stem.with_suffix(".npz").is_file():
                 demonstration.save(stem, standing(env_id), {"algorithm": "random stand-in"})
-            monkeypatch.setitem(SETTINGS, name, report_limit(name))
+            monkeypatch.setitem(SETTINGS, name, short_episodes(name))
     cells = set()
 
     def tiny(job):
@@ -182,6 +182,7 @@ def test_every_stage_of_every_scale_on_stand_ins(scale: str, tmp_path, monkeypat
         assert {"grid", "continuous", "hopper-200"} == set(rows.unique("task"))
         assert len(titles) == 3 and all("median" in title for title in titles)
     if scale == "default":
+        check_rows(rows)
         shown = {figure["name"] for figure in found["figures"]}
         assert shown == {"curves", "parts", "rewards", "paths", "blind_selection"}
         main = next(table for table in found["tables"] if table["main"])
@@ -193,7 +194,26 @@ def test_every_stage_of_every_scale_on_stand_ins(scale: str, tmp_path, monkeypat
             assert kinds <= set(rows.of(task=name, method="tdil").unique("metric")), name
 
 
-def report_limit(name: str):
+def check_rows(rows: Rows) -> None:
+    """Of every method in the mazes: which rows there are, and how they hang together."""
+    for task, method in ((t, m) for t in MAZES for m in rows.of(task=t).unique("method")):
+        own = rows.of(task=task, method=method)
+        assert own.unique("seed") == [0, 1]
+        kinds, name = set(own.unique("metric")), f"{task}, {method}"
+        assert ("auc" in kinds) == (task == "grid" and method.startswith("tdil")), name
+        pays_irl = method in ("tdil-irl", "gail", "gail-bc")
+        assert ("paid_share_irl" in kinds) == (task == "grid" and pays_irl), name
+        steps, scores = own.of(metric="success_curve").curve()
+        assert steps.tolist() == [3, 6, 9], name
+        np.testing.assert_allclose(own.of(metric="success").values(), scores[:, -1], err_msg=name)
+        if method.startswith("tdil"):  # the kept actor is the checkpoint's with the highest rho_rel
+            at, rho_rel = own.of(metric="rho_rel_curve").curve()
+            best = np.searchsorted(steps, at[rho_rel.argmax(axis=1)])
+            blind = own.of(metric="success_blind").values()
+            np.testing.assert_allclose(blind, scores[[0, 1], best], err_msg=name)
+
+
+def short_episodes(name: str):
     """A task's setting with episodes of 6 steps."""
     return SETTINGS[name].__class__(**{**vars(SETTINGS[name]), "limit": 6})
 

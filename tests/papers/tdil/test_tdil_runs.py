@@ -13,7 +13,7 @@ from common.run import Run
 from papers.tdil import demonstration, mazes, task, train
 from papers.tdil.config import Config, resolve
 from papers.tdil.demonstration import ARRAYS, Demonstration
-from papers.tdil.eval import EvalConfig, auc, evaluate, paid_share, rank_correlation, time_gap
+from papers.tdil.eval import auc, grid_rows, paid_share, rank_correlation, time_gap
 from papers.tdil.method import TDILConfig
 from papers.tdil.methods import METHODS
 from papers.tdil.networks import make_networks
@@ -402,33 +402,15 @@ def test_expert_is_made_and_can_be_loaded(tmp_path, monkeypatch, capsys):
 # ------------------------------------------------------------------ evaluation
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_every_method_trains_and_is_evaluated(tmp_path, method):
-    for name in ("grid", "continuous"):
-        cfg = config(tmp_path, name, task=name, method=method, steps=20, eval_every=8)
-        train.train(cfg)
-        evaluate(EvalConfig(run=cfg.out))
-        written = json.loads((cfg.out / "eval.json").read_text())
-        rows = written["rows"]
-        assert {r["seed"] for r in rows} == {0, 1} and {r["method"] for r in rows} == {method}
-        last = [r for r in rows if r["metric"] == "success_curve"]
-        assert all(r["step"] == [8, 16, 20] for r in last) and len(last) == 2
-        final = {r["seed"]: r["value"] for r in rows if r["metric"] == "success"}
-        assert all(final[r["seed"]] == pytest.approx(r["value"][-1]) for r in last)
-        found = {r["metric"] for r in rows}
-        assert ("auc" in found) == (name == "grid" and method.startswith("tdil"))
-        assert ("paid_share_irl" in found) == (
-            name == "grid" and method in ("tdil-irl", "gail", "gail-bc")
-        )
-        if method.startswith("tdil"):  # the kept actor is the checkpoint's with the highest rho_rel
-            curves = {r["seed"]: r for r in rows if r["metric"] == "rho_rel_curve"}
-            for seed, curve in curves.items():
-                at = curve["step"][int(np.argmax(curve["value"]))]
-                expected = next(r for r in last if r["seed"] == seed)
-                blind = next(
-                    r["value"] for r in rows if r["metric"] == "success_blind" and r["seed"] == seed
-                )
-                assert blind == pytest.approx(expected["value"][expected["step"].index(at)])
+@pytest.mark.parametrize(("kappa", "hard"), [(0.1, False), (0.1, True), (0.99, True)])
+def test_the_error_of_d_is_against_its_own_optimum(kappa, hard):
+    exact = mazes.exact_discriminator(kappa, hard)
+    tables = {"D": exact[None], "tdil_reward": np.ones((1, 400))}
+    rows = grid_rows(tables, TDILConfig(kappa=kappa, hard_negatives=hard))
+    assert rows["d_own_error"] == rows["d_own_error_true"] == 0
+    assert rows["d_open"] == pytest.approx(rows["d_open_optimum"])
+    other = grid_rows(tables, TDILConfig(kappa=0.5, hard_negatives=hard))
+    assert other["d_own_error_true"] > 0.05
 
 
 def test_measures():

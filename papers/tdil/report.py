@@ -132,7 +132,7 @@ def pay_table(rows: Rows) -> Table:
 
 
 def kappa_table(rows: Rows) -> Table:
-    """Study: the weight of the positives against hard negatives."""
+    """Study: what the weight of the positives does to D and to success."""
     columns = [
         Column("success, end", {"metric": "success"}),
         Column("area under success", {"metric": "success_curve"}, show=of_curve(area)),
@@ -147,8 +147,9 @@ def kappa_table(rows: Rows) -> Table:
         for label, of in by_method(METHODS)
         for kappa in rows.unique("kappa")
     ]
-    title = "A: weight of the positives κ, with and without hard negatives (3 seeds); optimum and "
-    title += "error of D for a uniform random policy"
+    title = (
+        "A: weight of the positives κ (3 seeds); optimum and error of D for a uniform random policy"
+    )
     return grid(rows.of(task=grid_of(rows)), title, lines, columns, corner="method")
 
 

@@ -11,7 +11,7 @@ from matplotlib.patches import Circle
 from common import report
 from common.plotting import OTHERS, Figure, curve, panels
 from common.report import Column, Drawing, Panel, Table, by_method, grid
-from common.rows import NoResults, Rows
+from common.rows import Rows
 from papers.meow.claims import CHEETAH, GOALS, LINEAR, LONG, NON_LINEAR, SETTLED, START
 from papers.meow.methods import METHODS
 from papers.meow.multigoal import GOALS as PLACES
@@ -42,15 +42,12 @@ def shares(part: Rows) -> str:
 def at(step: float) -> Callable[[Rows], str]:
     """Cell: mean of a curve at the first point from ``step`` on; 0: its start, inf: its end."""
 
-    def show(part: Rows) -> str:
-        try:
-            steps, values = part.curve()
-        except NoResults:
-            return report.DASH
+    def value(part: Rows) -> str:
+        steps, values = part.curve()
         place = min(int(np.searchsorted(steps, step)), len(steps) - 1)
         return f"{values[:, place].mean():.2f}"
 
-    return show
+    return report.shown(value)
 
 
 def tables(rows: Rows) -> list[Table]:
@@ -133,11 +130,12 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
         text = (
             "Return of deterministic episodes, and logs of the determinants' products (linear: "
             "layers that do not depend on the action; non-linear: the others) at the first states "
-            "seen; mean over seeds and 95 % band. In the products methods with LRS lie on each "
-            "other; SAC has none."
+            "seen; mean over seeds and 95 % band. MEow and LRS alone nearly lie on each other in "
+            "the products; SAC has none."
         )
-        name = f"returns_{task.split('-')[0].lower()}"
-        drawn[name] = Drawing(report.curves(rows, METHODS, shown, width=3.0), text)
+        shown = [panel for panel in shown if len(rows.of(**panel.of).unique("step")) > 1]
+        if figure := report.curves(rows, METHODS, shown, width=3.0):
+            drawn[f"returns_{task.split('-')[0].lower()}"] = Drawing(figure, text)
     return drawn
 
 

@@ -40,7 +40,7 @@ TASKS: dict[str, Settings] = {
     "multigoal": Settings(
         *(4_000, 0.0005, 2.5, 1_000, (-2.0, 1.0)), gamma=0.9, evaluate_every=0, multigoal=True
     ),
-    # ours: near the fixed point, to be compared with exact soft value iteration
+    # ours: longer, at a larger rate, to be compared with exact soft value iteration
     "multigoal-long": Settings(
         *(12_000, 0.01, 2.5, 1_000, (-2.0, 1.0)), gamma=0.9, evaluate_every=0, multigoal=True
     ),

@@ -1,4 +1,4 @@
-"""The methods that are compared: which networks learn, and which policy gathers the trajectories."""
+"""The methods that are compared: which networks learn, which policy gathers the trajectories."""
 
 from __future__ import annotations
 

@@ -309,7 +309,9 @@ class MoleculePolicies:
         self.models = Models.of(cfg, self.env)
         for name, model in self.models.named().items():
             model.load_state_dict(final[name])
-            model.eval().requires_grad_(False)
+            # not eval(): there are no dropouts, and PyTorch's fused layers of that mode sampled
+            # actions here that the mask forbids
+            model.requires_grad_(False)
         self.proxy.load_state_dict(final["proxy"])
 
     @torch.no_grad()

@@ -29,7 +29,7 @@ from common.control.lockstep import rollout
 from common.control.metaworld import DemoConfig, SimulatedEpisode, TaskSimulator
 from common.control.windows import MinMax, Standardizer, windows
 from common.errors import UserError, choose
-from papers.ofp.task import EncoderKind, Floats, Policy
+from papers.ofp.task import EncoderKind, Floats, Policy, Scales
 
 MULTI_TASK = ("hammer-v3", "reach-v3", "soccer-v3", "box-close-v3", "push-back-v3")
 # At half gain the hammer's blow is too weak: 1 of 40 episodes drives the nail in, whatever the
@@ -176,6 +176,10 @@ class MetaWorldTask:
         """(obs [N, obs_dim] standardised, actions [N, H, d] normalised); split: train or val."""
         return self._data[seed].windows[split]
 
+    def scales(self, seed: int) -> Scales:
+        """Of a training seed; see task.Task.scales. Frames as in the class's description."""
+        return self._data[seed].scales
+
     def rollout(
         self, policy: Policy, episode_seeds: Sequence[int], record: int = 0
     ) -> dict[str, NDArray]:
@@ -238,6 +242,11 @@ class _Data:
     scale_obs: Callable[[Floats], Floats]  # raw frames [..., frame_dim] -> standardised
     scale_actions: MinMax
     rates: dict[str, dict[str, float]]
+
+    @property
+    def scales(self) -> Scales:
+        """See task.Task.scales."""
+        return lambda frames: self.scale_obs(frames).reshape(-1), self.scale_actions.inverse
 
     @classmethod
     def fit(
@@ -355,6 +364,10 @@ class AdroitTask:
     def windows(self, seed: int, split: str = "train") -> tuple[Floats, Floats]:
         """(obs [N, obs_dim], actions [N, H, d]); the same demonstrations for every seed."""
         return self._data.windows[split]
+
+    def scales(self, seed: int) -> Scales:
+        """The same for every seed; see task.Task.scales."""
+        return self._data.scales
 
     def rollout(
         self, policy: Policy, episode_seeds: Sequence[int], record: int = 0

@@ -5,7 +5,7 @@ depends on the simulator stays behind these two calls. S is the number of traini
 networks of all seeds are evaluated together), E the number of episodes per network.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, Protocol
 
 import numpy as np
@@ -19,6 +19,8 @@ TASKS = (
 )
 EncoderKind = Literal["identity", "mlp", "pointnet"]
 Floats = NDArray[np.float32]
+#: Raw frames [T_o, features] -> standardised obs [obs_dim]; normalised chunk [H, d] -> actions.
+Scales = tuple[Callable[[NDArray], Floats], Callable[[Floats], Floats]]
 
 
 class Policy(Protocol):
@@ -53,6 +55,9 @@ class Task(Protocol):
         split: "train", or "val" where the task keeps held-out demonstrations. A task with one
         fixed set of demonstrations returns the same arrays for every seed.
         """
+
+    def scales(self, seed: int) -> Scales:
+        """How a training seed's policy sees raw frames, and what its chunks mean."""
 
     def rollout(
         self, policy: Policy, episode_seeds: Sequence[int], record: int = 0

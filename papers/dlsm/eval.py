@@ -117,10 +117,10 @@ def one_class(net: nn.Module, c: int, n_classes: int) -> nn.Module:
 
 
 def by_class(out: Rows, method: str, metric: str, values: Tensor) -> None:
-    """Rows of each class (its number as label) and of their mean. values: [S, C]."""
+    """Rows of each class (its number as label) and of their mean (label -1). values: [S, C]."""
     for c, column in enumerate(values.T):
         out.add(method, metric, column, label=c)
-    out.add(method, metric, values.mean(-1))
+    out.add(method, metric, values.mean(-1), label=-1)
 
 
 def run_langevin(

@@ -267,7 +267,7 @@ def judge(
         "ours": result.ours,
         "details": result.details or result.ours,
         "tried": tried,
-        "also_met_by": [_marked(methods, name) for name in met],
+        "also_met_by": [marked(methods, name) for name in met],
         "verdict": result.verdict,
         "evidence": plain(dict(result.evidence)),
     }
@@ -287,7 +287,7 @@ def _others(claim: Claim, methods: Methods[Any], rows: Rows) -> tuple[list[str],
     return tried, met
 
 
-def _marked(methods: Methods[Any], name: str) -> str:
+def marked(methods: Methods[Any], name: str) -> str:
     """A method's label; † for one that is told what it cannot know."""
     return methods.label(name) + ("†" if methods[name].role == "reference" else "")
 
@@ -373,6 +373,7 @@ __all__ = [
     "compare",
     "judge",
     "judge_all",
+    "marked",
     "not_worse",
     "plain",
     "plan_of",

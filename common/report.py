@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import wraps
 from pathlib import Path
 from typing import Any, Literal
 
@@ -70,16 +71,22 @@ def cell(rows: Rows) -> str:
     return str(mean_ci(sample)) if len(sample) > 1 else f"{sample[0]:.3g}"
 
 
-def mean(digits: int = 2) -> Callable[[Rows], str]:
-    """A cell with the mean alone."""
+def shown(compute: Callable[[Rows], Any]) -> Callable[[Rows], str]:
+    """A cell with what is computed of its rows; a dash where they are missing."""
 
+    @wraps(compute)
     def show(rows: Rows) -> str:
         try:
-            return f"{rows.value():,.{digits}f}"
+            return str(compute(rows))
         except NoResults:
             return DASH
 
     return show
+
+
+def mean(digits: int = 2) -> Callable[[Rows], str]:
+    """A cell with the mean alone."""
+    return shown(lambda rows: f"{rows.value():,.{digits}f}")
 
 
 def last(rows: Rows) -> str:
@@ -252,7 +259,7 @@ def curves(
     there = [panel for panel in panels if rows.of(**panel.of)]
     if not there:
         return None
-    figure, axes = _axes(len(there), columns, width)
+    figure, axes = axes_for(len(there), columns, width)
     drawn: dict[str, Any] = {}
     for ax, panel in zip(axes, there, strict=True):
         for name in names or list(methods):
@@ -309,7 +316,7 @@ def intervals(
         n for n in (names or list(methods)) if any(rows.of(method=n, **panel.of) for panel in there)
     ]
     height = 0.6 + 0.28 * len(known)
-    figure, axes = _axes(len(there), columns, width, height, sharey=True)
+    figure, axes = axes_for(len(there), columns, width, height, sharey=True)
     for ax, panel in zip(axes, there, strict=True):
         for i, name in enumerate(known):
             try:
@@ -358,7 +365,7 @@ def heatmaps(
     shown = [(title, np.sqrt(values) if root else values) for title, values in data]
     top = float(np.nanmax(shown[0][1])) if shared else None
     low = min(0.0, float(np.nanmin(shown[0][1]))) if shared else None
-    figure, axes = _axes(len(shown), columns, width, width + 0.25)
+    figure, axes = axes_for(len(shown), columns, width, width + 0.25)
     image = None
     for ax, (title, values) in zip(axes, shown, strict=True):
         image = ax.imshow(values, origin="lower", vmin=low, vmax=top, cmap="viridis")
@@ -392,7 +399,7 @@ def frontier(
     there = [pair for pair in panels if all(rows.of(**panel.of) for panel in pair)]
     if not there:
         return None
-    figure, axes = _axes(len(there), columns, width)
+    figure, axes = axes_for(len(there), columns, width)
     drawn: dict[str, Any] = {}
     for ax, (x, y) in zip(axes, there, strict=True):
         for name in names or list(methods):
@@ -455,10 +462,10 @@ def growth(ax: Axes, x: ArrayLike, curves: ArrayLike, label: str, colour: str, o
     return law
 
 
-def _axes(
+def axes_for(
     n: int, columns: int, width: float, height: float = 2.5, **kwargs: Any
 ) -> tuple[Figure, list[Axes]]:
-    """A figure with ``n`` axes, at most ``columns`` in a row; spare ones are taken away."""
+    """A figure with ``n`` axes, at most ``columns`` in a row, each so wide and high (inches)."""
     wide = min(n, columns)
     figure, axes = plotting.panels(-(-n // wide), wide, width=width, height=height, **kwargs)
     flat = list(axes.flat)
@@ -478,15 +485,14 @@ def _logarithmic(ax: Axes, log: str) -> None:
 
 
 def legend_below(figure: Figure, drawn: Mapping[str, Any], columns: int = 4) -> None:
-    """One legend for all panels, below them: never over the data."""
-    if drawn:
-        figure.legend(
-            drawn.values(),
-            drawn.keys(),
-            loc="outside lower center",
-            ncols=min(columns, len(drawn)),
-            fontsize=8,
+    """One legend for all panels, below them: never over the data, never wider than the figure."""
+    for ncols in range(min(columns, len(drawn)), 0, -1):  # none drawn, no legend
+        legend = figure.legend(
+            drawn.values(), drawn.keys(), loc="outside lower center", ncols=ncols, fontsize=8
         )
+        if ncols == 1 or legend.get_window_extent().width <= figure.bbox.width:
+            return
+        legend.remove()
 
 
 # -- command line -------------------------------------------------------------------------------
@@ -501,7 +507,6 @@ class ReportConfig:
     results: Path  # results.json with the rows
     scale: str = "default"  # scale the rows come from
     out: Path = Path("judged")  # folder for report.json and the figures
-    figures: bool = True  # draw the figures, too
 
 
 def report_cli(
@@ -513,7 +518,7 @@ def report_cli(
     def run(cfg: ReportConfig) -> None:
         results = files.read_json(cfg.results)
         rows = Rows(results["rows"])
-        drawn = figures(rows, results.get("extras", [])) if cfg.figures else {}
+        drawn = figures(rows, results.get("extras", []))
         files.write_json(cfg.out / "report.json", report(tables(rows), drawn))
         for name, drawing in drawn.items():
             drawing.figure.savefig(cfg.out / f"{name}.png", metadata={"Software": None})

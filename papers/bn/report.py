@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,8 +19,9 @@ from common.report import (
     heatmaps,
     mean,
     report_cli,
+    shown,
 )
-from common.rows import NoResults, Rows
+from common.rows import Rows
 from papers.bn.methods import METHODS, TRAINED
 
 TASKS = {
@@ -70,30 +72,6 @@ def tables(rows: Rows) -> list[Table]:
         [Column(TASKS[t], {"task": t, "metric": "l1_final"}, "min") for t in MAIN],
         corner="method",
     )
-    every = [
-        (f"{title}: {label}", {"task": task, **of})
-        for task, title in TASKS.items()
-        for label, of in lines
-    ]
-    details = grid(
-        rows,
-        "Every task: area, error of log Z, modes and diversity (objects sampled = reward calls of "
-        "a run; Adam's rate; parameters per seed)",
-        every,
-        [
-            Column("area", {"metric": "area"}),
-            Column("log Z error", {"metric": "log_Z_error"}, show=mean(3)),
-            Column("rate", show=rate),
-            Column("parameters", {"metric": "parameters"}, show=mean(0)),
-            Column("modes", {"metric": "modes_found"}, show=mean(1)),
-            Column("of", {"metric": "n_modes"}, show=mean(0)),
-            Column("sampled", {"metric": "reward_calls", "step": None}, show=mean(0)),
-            Column("distinct", {"metric": "distinct_objects"}, show=mean(0)),
-            Column("best 100: reward", {"metric": "top_reward"}, show=mean(3)),
-            Column("best 100: Tanimoto distance", {"metric": "top_distance"}),
-        ],
-        corner="task: method",
-    )
     solved = grid(
         rows.of(task="tabular"),
         "Eq. 2 solved in tables (float64): exact L1 and error of log Z, the worst start",
@@ -115,7 +93,7 @@ def tables(rows: Rows) -> list[Table]:
     sampled = grid(
         rows.of(task=["rna-long", "seh"]),
         "Tasks that are not enumerated, at the end",
-        every,
+        every(),
         [
             Column("mean score", {"metric": "mean_score"}, show=at(np.inf)),
             Column("best 100", {"metric": "top_score"}, show=at(np.inf)),
@@ -131,8 +109,40 @@ def tables(rows: Rows) -> list[Table]:
         [Column(str(s), show=at(s)) for s in (80, 240, 480, 1120, 2000)],
         corner="method",
     )
-    rest = [final, early, details, solved, streams, sampled, collapse_table(rows)]
+    rest = [final, early, details_table(rows), solved, streams, sampled, collapse_table(rows)]
     return kept([main, *rest])
+
+
+def every() -> list[tuple[str, dict[str, Any]]]:
+    """Lines: every method on every task."""
+    return [
+        (f"{title}: {label}", {"task": task, **of})
+        for task, title in TASKS.items()
+        for label, of in by_method(METHODS)
+    ]
+
+
+def details_table(rows: Rows) -> Table:
+    """Every task in full."""
+    return grid(
+        rows,
+        "Every task: area, error of log Z, modes and diversity (objects sampled = reward calls of "
+        "a run; Adam's rate; parameters per seed)",
+        every(),
+        [
+            Column("area", {"metric": "area"}),
+            Column("log Z error", {"metric": "log_Z_error"}, show=mean(3)),
+            Column("rate", show=rate),
+            Column("parameters", {"metric": "parameters"}, show=mean(0)),
+            Column("modes", {"metric": "modes_found"}, show=mean(1)),
+            Column("of", {"metric": "n_modes"}, show=mean(0)),
+            Column("sampled", {"metric": "reward_calls", "step": None}, show=mean(0)),
+            Column("distinct", {"metric": "distinct_objects"}, show=mean(0)),
+            Column("best 100: reward", {"metric": "top_reward"}, show=mean(3)),
+            Column("best 100: Tanimoto distance", {"metric": "top_distance"}),
+        ],
+        corner="task: method",
+    )
 
 
 def kept(tables_: list[Table]) -> list[Table]:
@@ -151,55 +161,43 @@ def worst(rows: Rows) -> str:
     return f"{rows.values(least=1).max():.1e}" if rows else DASH
 
 
-def at(step: float) -> Any:
+def at(step: float) -> Callable[[Rows], str]:
     """Cell: mean of a curve at a step; inf: at its end."""
 
-    def show(rows: Rows) -> str:
-        try:
-            steps, values = rows.curve()
-        except NoResults:
-            return DASH
+    def value(rows: Rows) -> str:
+        steps, values = rows.curve()
         there = steps == min(step, steps.max())
         return f"{values[:, there].mean():.4g}" if there.any() else DASH
 
-    return show
+    return shown(value)
 
 
 def collapse_table(rows: Rows) -> Table:
     """How many runs stop at once, early in training."""
-    body, cases = [], [(t, s) for t in ("g1", "g2", "g3") for s in (50, 200)]
-    for label, of in by_method(METHODS, list(TRAINED)):
-        cells = []
-        for task, step in cases:
-            try:
-                steps, l1 = rows.of(task=task, metric="l1_sum_exact", **of).curve()
-                there = l1[:, steps == step]
-            except NoResults:
-                there = np.zeros((0, 0))
-            cells.append(
-                f"{int((there > COLLAPSED).sum())} of {len(there)}" if there.size else DASH
-            )
-        body.append([label, *cells])
-    return Table(
-        f"Collapsed runs: L1 above {COLLAPSED} at a step, as of a policy that stops at once",
-        ["method", *(f"{TASKS[t]}, {s}" for t, s in cases)],
-        body,
-    )
+
+    def collapsed(step: int) -> Callable[[Rows], str]:
+        def count(cell: Rows) -> str:
+            steps, l1 = cell.curve()
+            there = l1[:, steps == step]
+            return f"{int((there > COLLAPSED).sum())} of {len(there)}" if there.size else DASH
+
+        return shown(count)
+
+    title = f"Collapsed runs: L1 above {COLLAPSED} at a step, as of a policy that stops at once"
+    columns = [
+        Column(f"{TASKS[t]}, {s}", {"task": t}, show=collapsed(s))
+        for t in ("g1", "g2", "g3")
+        for s in (50, 200)
+    ]
+    lines = by_method(METHODS, list(TRAINED))
+    return grid(rows.of(metric="l1_sum_exact"), title, lines, columns, corner="method")
 
 
 def tuning_table(rows: Rows) -> Table:
     """Area by learning rate, on the seeds of the tuning."""
     rates = rows.of(metric="area").unique("lr")
-    lines = [
-        (f"{title}: {label}", {"task": task, **of})
-        for task, title in TASKS.items()
-        for label, of in by_method(METHODS)
-    ]
     columns = [Column(f"{r:g}", {"metric": "area", "lr": r}) for r in rates]
-    return grid(rows, "Area under L1 by learning rate", lines, columns, corner="task: method")
-
-
-# -- figures --------------------------------------------------------------------------------------
+    return grid(rows, "Area under L1 by learning rate", every(), columns, corner="task: method")
 
 
 def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
@@ -226,15 +224,14 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
     maps = {e["method"]: e["data"] for e in extras if e["name"] == "p_terminal"}
     target = [e["data"] for e in extras if e["name"] == "target"]
     if maps and target:
-        shown = [("target", target[0])]
-        shown += [(METHODS.label(m), maps[m]) for m in METHODS if m in maps]
+        shares = [("target", target[0])]
+        shares += [(METHODS.label(m), maps[m]) for m in METHODS if m in maps]
         text = (
             "G1: distribution of the sampled corner, mean over the seeds (a mean hides that "
             "single runs of TB hold one or two corners only); colour is the square root of the "
             "probability, the same scale in all panels."
         )
-        figure = heatmaps(shown, root=True, columns=4)
-        if figure is not None:
+        if figure := heatmaps(shares, root=True, columns=4):
             drawn["distributions"] = Drawing(figure, text)
     return drawn
 

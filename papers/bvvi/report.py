@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from common.plotting import Figure, panels
-from common.report import Column, Drawing, Table, cell, grid, legend_below, report_cli
+from common import bands
+from common.bands import Band, Line
+from common.plotting import Figure
+from common.report import Column, Drawing, Table, cell, grid, report_cli, shown
 from common.rows import NoResults, Rows
 from common.stats import mean_ci
 from papers.bvvi.methods import METHODS
@@ -42,18 +44,6 @@ def learners(rows: Rows) -> list[tuple[str, dict[str, Any]]]:
 def cells_of(rows: Rows, task: str, K: int) -> list[Cell]:
     """What was learnt on an environment."""
     return [(task, g, K) for g in rows.of(task=task, metric="regret", episodes=K).unique("gamma")]
-
-
-def shown(compute: Callable[[Any], Any]) -> Callable[[Any], str]:
-    """What a cell shows; a dash where nothing was run or nothing can be fitted."""
-
-    def show(of: Any) -> str:
-        try:
-            return str(compute(of))
-        except NoResults:
-            return "–"
-
-    return show
 
 
 # -- tables -------------------------------------------------------------------------------------
@@ -163,51 +153,34 @@ def tables(rows: Rows) -> list[Table]:
 # -- figures ------------------------------------------------------------------------------------
 
 
-def curves_of(extras: Sequence[Mapping[str, Any]]) -> dict[Cell, dict[tuple[str, float], Any]]:
-    """Per cell and learner: episodes, mean, low, high; seeds divided among jobs are pooled."""
+def curves_of(extras: Sequence[Mapping[str, Any]]) -> dict[Cell, dict[tuple[str, float], Band]]:
+    """Bands per cell and learner; seeds divided among jobs are pooled."""
     parts: dict[Cell, dict[tuple[str, float], list[Any]]] = {}
+    k: dict[Cell, Any] = {}
     for extra in extras:
         for one in extra["data"]["curves"]:
-            lines = parts.setdefault((extra["task"], one["gamma"], one["episodes"]), {})
-            band = np.array([one[name] for name in ("mean", "low", "high")])
-            lines.setdefault((extra["method"], one["c"]), []).append(
-                (one["n"], np.array(extra["data"]["k"], float), band)
-            )
-    return {at: {who: pooled(jobs) for who, jobs in lines.items()} for at, lines in parts.items()}
-
-
-def pooled(jobs: Sequence[tuple[int, np.ndarray, np.ndarray]]) -> tuple[np.ndarray, ...]:
-    """Mean curve and band of the jobs among which the seeds of a cell were divided."""
-    n = np.array([[size] for size, _, _ in jobs], float)  # seeds
-    share = n / n.sum()
-    means, low, high = np.array([band for _, _, band in jobs]).transpose(1, 0, 2)  # [jobs, T] each
-    centre = (share * means).sum(0)
-    below, above = (np.sqrt(((share * x) ** 2).sum(0)) for x in (means - low, high - means))
-    return jobs[0][1], centre, centre - below, centre + above
+            at = (extra["task"], one["gamma"], one["episodes"])
+            k[at] = extra["data"]["k"]
+            parts.setdefault(at, {}).setdefault((extra["method"], one["c"]), []).append(one)
+    return {
+        at: {who: Band.pooled(k[at], jobs) for who, jobs in lines.items()}
+        for at, lines in parts.items()
+    }
 
 
 def draw(curves: Mapping[Cell, Any], cells: Sequence[Cell], *, every: bool = True) -> Figure:
     """Regret on logarithmic axes, a panel per cell; ``every`` bonus scale of every learner."""
-    wide = min(3, len(cells))
-    figure, axes = panels(-(-len(cells) // wide), wide, width=3.3, height=2.6)
-    for spare in axes.flat[len(cells) :]:
-        spare.remove()
-    colours, drawn = METHODS.colours(), {}
-    for panel, (task, gamma, K) in zip(figure.axes, cells, strict=True):
-        for (method, c), (k, centre, low, high) in curves[task, gamma, K].items():
-            if every or c < 0.1 or (c == 1 and METHODS[method].role == "method"):
-                style = {"color": colours[method], "linestyle": LINE.get(c, "-")}
-                (drawn[label_of(method, c)],) = panel.plot(k, centre, **style)
-                panel.fill_between(k, low, high, color=style["color"], alpha=0.13, lw=0)
-        (drawn["slope of √k"],) = panel.plot([K / 10, K], [(K / 10) ** 0.5, K**0.5], color="0.6")
-        panel.set_xscale("log")
-        panel.set_yscale("symlog", linthresh=1.0)
-        top = max(float(np.max(line.get_ydata())) for line in panel.lines)
-        title = f"{TASKS[task]}, γ = {gamma:g}, K = {K:,}"
-        panel.set_title(title, fontsize=9)
-        panel.set(ylim=(-0.2, 2 * top), xlabel="episode k", ylabel="regret")
-    legend_below(figure, drawn)
-    return figure
+    colours, panels = METHODS.colours(), []
+    for task, gamma, K in cells:
+        lines = [
+            Line(label_of(method, c), band, colours[method], LINE.get(c, "-"))
+            for (method, c), band in curves[task, gamma, K].items()
+            if every or c < 0.1 or (c == 1 and METHODS[method].role == "method")
+        ]
+        lines.append(Line("slope of √k", Band.exact([K / 10, K], np.sqrt([K / 10, K])), "0.6"))
+        panels.append((f"{TASKS[task]}, γ = {gamma:g}, K = {K:,}", lines))
+    labels = {"xlabel": "episode k", "ylabel": "regret"}
+    return bands.draw(panels, width=3.3, height=2.6, yscale="symlog", **labels)
 
 
 CAPTION = (

@@ -58,6 +58,32 @@ def residual_parts(
     return training_pairs("db", visited, traj.actions, traj.mask, stop=env.stop)
 
 
+def evolution(cfg: Config) -> Evolution:
+    """The population's settings, with mutations per weight."""
+    return Evolution(
+        n_agents=cfg.n_agents,
+        n_elites=cfg.n_elites,
+        episodes=cfg.episodes,
+        tournament=cfg.tournament,
+        crossover=cfg.crossover,
+        mutation=cfg.mutation,
+        per_weight=True,
+    )
+
+
+def rewards_of(reward: ProxyReward, traj: Trajectories) -> tuple[Tensor, Tensor, list[str]]:
+    """Rewards [1, n] in float64, proxy scores [n] and SMILES of the finished molecules."""
+    of_objects, names = reward(traj.last[0])
+    return reward.log_reward(of_objects).double().exp().unsqueeze(0), of_objects, names
+
+
+def best_of(found: dict[str, float]) -> dict[str, float]:
+    """The best of what was found, once that is ten times what is asked for."""
+    if len(found) <= 10 * TOP_K:
+        return found
+    return dict(sorted(found.items(), key=lambda kv: -kv[1])[: 5 * TOP_K])
+
+
 def train_molecules(cfg: Config) -> None:
     """DB, DB + PRB or EGFN-DB on fragment molecules."""
     method = METHODS[cfg.method]
@@ -71,15 +97,7 @@ def train_molecules(cfg: Config) -> None:
     device = setup(cfg.device, cfg.seed[0])
     env = FragmentEnv(fragments, max_blocks=cfg.max_blocks, device=device)
     reward = ProxyReward(env, proxy.to(device))
-    evo = Evolution(
-        n_agents=cfg.n_agents,
-        n_elites=cfg.n_elites,
-        episodes=cfg.episodes,
-        tournament=cfg.tournament,
-        crossover=cfg.crossover,
-        mutation=cfg.mutation,
-        per_weight=True,
-    )
+    evo = evolution(cfg)
     star = FragmentNetworks(seed_generators(cfg.seed, 0), env, cfg.width).to(device)
     optimizer = adam([{"params": list(star.parameters())}], lr=cfg.lr or LR)
     population = None
@@ -98,34 +116,19 @@ def train_molecules(cfg: Config) -> None:
         name: [np.random.default_rng((i, cfg.seed[0]))]
         for i, name in enumerate(("select", "replay"))
     }
-    best: dict[str, float] = {}  # the star's best distinct molecules: SMILES -> proxy score
-    scores: list[float] = []  # of the star's molecules since the last evaluation
-
-    kept = run.keep(
-        star=star,
-        optimizer=optimizer,
-        population=population,
-        buffer=buffer,
-        generators=generators,
-        rngs=rngs,
-        proxy=reward,
-        best=best,
-        scores=scores,
-    )
-
-    def rewards_of(traj: Trajectories) -> tuple[Tensor, Tensor, list[str]]:
-        of_objects, names = reward(traj.last[0])
-        return reward.log_reward(of_objects).double().exp().unsqueeze(0), of_objects, names
+    learnt = {"star": star, "optimizer": optimizer, "population": population, "buffer": buffer}
+    random = {"generators": generators, "rngs": rngs}
+    # The star's best distinct molecules (SMILES -> proxy score); scores since the last evaluation.
+    kept = run.keep(**learnt, **random, proxy=reward, best={}, scores=[])
 
     for step in run.steps(cfg.steps):
         if population is not None and buffer is not None:
-            agents = population
             u = uniforms(generators["walks"], (evo.n_agents, env.max_length, evo.episodes))
-            walks = by_seed(sample(env, lambda s, a=agents: a(s)[0], u.flatten(0, 1)), 1)
-            values, _, _ = rewards_of(walks)
+            walks = by_seed(sample(env, lambda s: population(s)[0], u.flatten(0, 1)), 1)
+            values, _, _ = rewards_of(reward, walks)
             buffer.insert(walks, values)
             evolve(
-                list(agents.parameters()),
+                list(population.parameters()),
                 fitness(values.unflatten(1, (evo.n_agents, evo.episodes))),
                 evo,
                 rngs["select"],
@@ -134,7 +137,7 @@ def train_molecules(cfg: Config) -> None:
             )
         u = uniforms(generators["own"], (env.max_length, cfg.batch))
         traj = sample(env, lambda s: star(s)[0], u)
-        values, of_objects, names = rewards_of(traj)
+        values, of_objects, names = rewards_of(reward, traj)
         parts = [residual_parts(star, traj, values.log())]
         if buffer is not None:
             buffer.insert(traj, values)
@@ -147,9 +150,7 @@ def train_molecules(cfg: Config) -> None:
         optimizer.step()
 
         kept.scores = kept.scores + of_objects.tolist()
-        kept.best = kept.best | dict(zip(names, of_objects.tolist(), strict=True))
-        if len(kept.best) > 10 * TOP_K:
-            kept.best = dict(sorted(kept.best.items(), key=lambda kv: -kv[1])[: 5 * TOP_K])
+        kept.best = best_of(kept.best | dict(zip(names, of_objects.tolist(), strict=True)))
         if (step + 1) % cfg.eval_every == 0 or step + 1 == cfg.steps:
             top = sorted(kept.best.values(), reverse=True)[:TOP_K]
             run.log(

@@ -28,6 +28,20 @@ class EvalConfig:
     device: str = "cpu"  # unused: the curves were measured exactly while training
 
 
+def maps(config: Config, final: dict[str, Any]) -> list[dict[str, Any]]:
+    """Where the sampler ends on a grid of two dimensions, mean over three seeds; the target."""
+    side = final["height"]
+    found = [("p_terminal", final["p_terminal"][: min(3, len(config.seed))].mean(0))]
+    if config.method == BASELINE:
+        found.append(("target", final["target"]))
+    of = {"method": config.method, "task": config.task, "seed": config.seed[0]}
+    return [
+        {"name": name, **of}
+        | {"data": [[float(f"{p:.3g}") for p in row] for row in values.view(side, side)]}
+        for name, values in found
+    ]
+
+
 def evaluate(cfg: EvalConfig) -> None:
     """Writes eval.json: one curve or number per seed."""
     run = Run.load(cfg.run)
@@ -78,21 +92,7 @@ def evaluate(cfg: EvalConfig) -> None:
             if spec.height**spec.ndim <= 100_000:
                 add(config.seed[0], "uniform_policy_l1", uniform_policy_l1(spec.env("cpu").dag()))
         if final["ndim"] == 2 and task == "grid-tb" and len(final["p_terminal"]):
-            side = final["height"]
-            maps = [("p_terminal", final["p_terminal"][: min(3, len(config.seed))].mean(0))]
-            if method == BASELINE:
-                maps.append(("target", final["target"]))
-            for name, values in maps:
-                data = [[float(f"{p:.3g}") for p in row] for row in values.view(side, side)]
-                extras.append(
-                    {
-                        "name": name,
-                        "method": method,
-                        "task": task,
-                        "seed": config.seed[0],
-                        "data": data,
-                    }
-                )
+            extras += maps(config, final)
     if task in BIT_TASKS:
         for i, seed in enumerate(config.seed):
             modes = curve(i, "modes")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ from common.report import (
     last,
     mean,
     report_cli,
+    shown,
     tuning,
 )
-from common.report import cell as shown
-from common.rows import NoResults, Rows
+from common.report import cell as ci
+from common.rows import Rows
 from papers.gfn_losses.claims import OBJECTIVES, target_distance
 from papers.gfn_losses.methods import METHODS
 from papers.gfn_losses.task import BitSpec
@@ -58,18 +60,15 @@ def title(task: str) -> str:
     return f"{grid_name}, {objective.upper()}"
 
 
-def reached(metric: str, of: str) -> Any:
+def reached(metric: str, of: str) -> Callable[[Rows], str]:
     """Cell: how many of the seeds reached something, and the median step."""
 
-    def show(rows: Rows) -> str:
-        try:
-            steps = rows.of(metric=metric).values(least=0)
-            n = len(rows.of(metric=of).values(least=1))
-        except NoResults:
-            return "–"
+    def share(rows: Rows) -> str:
+        steps = rows.of(metric=metric).values(least=0)
+        n = len(rows.of(metric=of).values(least=1))
         return f"{len(steps)}/{n}" + (f", {np.median(steps):.0f}" if len(steps) else "")
 
-    return show
+    return shown(share)
 
 
 def main_table(rows: Rows) -> Table:
@@ -147,7 +146,7 @@ def bits_table(rows: Rows) -> Table:
             if not cell:
                 continue
             paper = says.get((of["method"], objective), ("–", "–"))
-            ours = [shown(cell.of(metric=m)) for m in ("modes_found", "spearman", "mean_distance")]
+            ours = [ci(cell.of(metric=m)) for m in ("modes_found", "spearman", "mean_distance")]
             runs = reached("steps_to_all_modes", "modes_found")(cell)
             collapsed = f"{cell.of(metric='collapsed').values(least=1).sum():.0f}"
             name = f"{objective.upper()}: {label}"

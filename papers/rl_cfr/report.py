@@ -8,41 +8,38 @@ from typing import Any
 import numpy as np
 
 from common.plotting import Figure, panels
-from common.report import Column, Drawing, Panel, Table, by_method, curves, grid, report_cli
-from common.rows import NoResults, Rows
+from common.report import (
+    Column,
+    Drawing,
+    Panel,
+    Table,
+    by_method,
+    curves,
+    grid,
+    report_cli,
+    shown,
+)
+from common.rows import Rows
 from papers.rl_cfr.claims import GAME, matrix, mean_of
 from papers.rl_cfr.methods import METHODS
 
-DASH = "–"
 
-
+@shown
 def signed(rows: Rows) -> str:
     """Cell: mean over seeds and deals with its interval."""
-    try:
-        ci = mean_of(rows)
-    except NoResults:
-        return DASH
+    ci = mean_of(rows)
     return f"{ci.value:+.2f} [{ci.low:+.2f}, {ci.high:+.2f}]"
 
 
 def average(digits: int, factor: float = 1.0) -> Callable[[Rows], str]:
     """Cell: mean over seeds and deals."""
-
-    def show(rows: Rows) -> str:
-        try:
-            return f"{factor * matrix(rows).mean():.{digits}f}"
-        except NoResults:
-            return DASH
-
-    return show
+    return shown(lambda rows: f"{factor * matrix(rows).mean():.{digits}f}")
 
 
+@shown
 def raises(rows: Rows) -> str:
     """Cell: the raises of a fixed abstraction, in pots."""
-    try:
-        return ", ".join(f"{x:g}" for x in matrix(rows)[0])
-    except NoResults:
-        return DASH
+    return ", ".join(f"{x:g}" for x in matrix(rows)[0])
 
 
 def value(rows: Rows) -> float:

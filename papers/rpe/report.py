@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from common.report import (
@@ -16,8 +17,9 @@ from common.report import (
     heatmaps,
     mean,
     report_cli,
+    shown,
 )
-from common.rows import NoResults, Rows
+from common.rows import Rows
 from papers.rpe.drawing import found, rectification
 from papers.rpe.methods import METHODS
 from papers.rpe.task import SHORT, STRINGS
@@ -102,26 +104,21 @@ def tables(rows: Rows) -> list[Table]:
     return [t for t in found if any(c != DASH for line in t.rows for c in line[1:])]
 
 
+@shown
 def tiny(rows: Rows) -> str:
     """Cell: an exact number; what is rounding only shows its size."""
-    try:
-        value = rows.value()
-    except NoResults:
-        return DASH
+    value = rows.value()
     return f"{value:.0e}" if abs(value) < 1e-6 else f"{value:.3f}"
 
 
-def at(step: float) -> Any:
+def at(step: float) -> Callable[[Rows], str]:
     """Cell: mean of a curve at a step."""
 
-    def show(rows: Rows) -> str:
-        try:
-            steps, values = rows.curve()
-        except NoResults:
-            return DASH
+    def value(rows: Rows) -> str:
+        steps, values = rows.curve()
         return f"{values[:, steps == step].mean():.0f}" if step in steps else DASH
 
-    return show
+    return shown(value)
 
 
 def no_factor(rows: Rows) -> Table:

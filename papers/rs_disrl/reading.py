@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import scipy.stats
 
+from common.bands import Band
 from common.rows import NoResults, Rows
 from common.stats import Interval, loglog_slope, mean_ci
 from papers.rs_disrl.methods import METHODS
@@ -145,7 +147,14 @@ def mean_of(rows: Rows) -> float:
     return float(rows.frame["value"].mean())
 
 
-Curve = dict[str, np.ndarray]  # k, mean, low, high, live
+@dataclass(frozen=True)
+class Curve:
+    """Regret of a method in a cell with its band, and the mean live share of its class."""
+
+    regret: Band
+    live: np.ndarray
+
+
 Curves = dict[tuple[str, str], dict[str, Curve]]  # (task, risk) -> method -> curve
 
 
@@ -160,18 +169,6 @@ def curves_of(extras: Sequence[Mapping[str, Any]]) -> Curves:
 
 
 def pooled(parts: Sequence[Mapping[str, Any]]) -> Curve:
-    """One mean curve and band of the jobs among which the seeds of a cell were divided."""
-    n = np.array([[part["n"]] for part in parts], float)
-    share = n / n.sum()
-    means, low, high, live = (
-        np.array([part[name] for part in parts], float) for name in ("mean", "low", "high", "live")
-    )
-    centre = (share * means).sum(0)
-    below, above = (np.sqrt(((share * x) ** 2).sum(0)) for x in (means - low, high - means))
-    return {
-        "k": np.array(parts[0]["k"], float),
-        "mean": centre,
-        "low": centre - below,
-        "high": centre + above,
-        "live": (share * live).sum(0),
-    }
+    """One curve of the jobs among which the seeds of a cell were divided."""
+    live = np.average([p["live"] for p in parts], axis=0, weights=[p["n"] for p in parts])
+    return Curve(Band.pooled(parts[0]["k"], parts), live)

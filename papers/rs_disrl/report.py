@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-import numpy as np
-
-from common.plotting import Figure, panels
-from common.report import Column, Drawing, Table, by_method, grid, legend_below, report_cli
-from common.rows import NoResults, Rows
+from common import bands
+from common.bands import Band, Line
+from common.plotting import Axes, Figure
+from common.report import Column, Drawing, Table, by_method, grid, report_cli, shown
+from common.rows import Rows
 from papers.rs_disrl import reading
 from papers.rs_disrl.eval import LIVE_AT
 from papers.rs_disrl.methods import METHODS
@@ -21,18 +21,6 @@ from papers.rs_disrl.task import TASKS
 LEARNERS = [name for name in METHODS if not METHODS[name].known]
 MAIN = [("i1", "cvar25"), ("i1", "entropic_m1"), ("i1-n32", "cvar25")]  # task, risk
 MAIN += [(task, risk) for task in ("i2", "i2-rare") for risk in ("cvar25", "entropic_m1")]
-
-
-def shown(compute: Callable[[Rows], Any]) -> Callable[[Rows], str]:
-    """What a cell shows; a dash where nothing was run or nothing can be fitted."""
-
-    def show(rows: Rows) -> str:
-        try:
-            return str(compute(rows))
-        except NoResults:
-            return "–"
-
-    return show
 
 
 # -- tables -------------------------------------------------------------------------------------
@@ -151,34 +139,28 @@ def draw(curves: Curves, risk: str, *, sizes: bool) -> Figure:
     """Regret in up to four cells; ``sizes``: also the live share of the finite classes."""
     there = [task for task in TASKS if (task, risk) in curves and len(curves[task, risk]) > 2]
     cells = [task for task in there if (task, risk) in MAIN or task == "i1-n32"] or there[:4]
-    drawn: dict[str, Any] = {}
     shares = [task for task in cells if sizes and TASKS[task].kind == "finite"]
-    n = len(cells) + len(shares)
-    figure, axes = panels(-(-n // min(3, n)), min(3, n), width=3.3, height=2.6)
-    for spare in axes.flat[n:]:
-        spare.remove()
     colour, dash = METHODS.colours(), METHODS.dashes()
 
-    def lines(panel: Any, task: str, value: Callable[[Curve], np.ndarray], *, band: bool) -> None:
-        for name in (name for name in LEARNERS if name in curves[task, risk]):
-            if not band and METHODS[name].greedy:  # its set is one model
-                continue
-            one, look = curves[task, risk][name], {"color": colour[name], "linestyle": dash[name]}
-            (drawn[METHODS.label(name)],) = panel.plot(one["k"], value(one), **look)
-            if band:
-                panel.fill_between(one["k"], one["low"], one["high"], fc=colour[name], alpha=0.13)
-        panel.set(xscale="log", xlabel="episode k", title=name_of(task, risk))
+    def lines(task: str, band: Callable[[Curve], Band], *, of_sets: bool = False) -> list[Line]:
+        found = curves[task, risk]
+        names = [n for n in LEARNERS if n in found and not (of_sets and METHODS[n].greedy)]
+        return [Line(METHODS.label(n), band(found[n]), colour[n], dash[n]) for n in names]
 
-    for panel, task in zip(axes.flat, cells, strict=False):
-        lines(panel, task, lambda one: one["mean"], band=True)
-        top = max(float(np.max(line.get_ydata())) for line in panel.lines)
-        panel.set_yscale("symlog", linthresh=1.0)
-        panel.set(ylim=(0, 2 * top), ylabel="risk-regret")
-    for panel, task in zip(axes.flat[len(cells) :], shares, strict=False):
-        lines(panel, task, lambda one: one["live"] / max(one["live"].max(), 1), band=False)
-        panel.set(yscale="log", ylabel="live share of the class")
-    legend_below(figure, drawn)
-    return figure
+    def live(one: Curve) -> Band:
+        return Band.exact(one.regret.x, one.live / max(one.live.max(), 1))
+
+    def decorate(i: int, ax: Axes) -> None:
+        share = i >= len(cells)  # greedy has none: its set is one model
+        ax.set(ylabel="live share of the class" if share else "risk-regret")
+        if share:
+            ax.set(yscale="log")
+            ax.autoscale(axis="y")
+
+    panels = [(name_of(task, risk), lines(task, lambda one: one.regret)) for task in cells]
+    panels += [(name_of(task, risk), lines(task, live, of_sets=True)) for task in shares]
+    sizes_of = {"width": 3.3, "height": 2.6}
+    return bands.draw(panels, decorate=decorate, yscale="symlog", xlabel="episode k", **sizes_of)
 
 
 CAPTION = "Risk-regret (exact) against episodes, mean and 95 % band over seeds; axes logarithmic "

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from common.bands import Band, Line, draw_on
+from common.claims import marked
 from common.plotting import Axes, Figure, curve, panels, plt
-from common.report import Drawing, Extras, Panel, frontier, growth, legend_below
+from common.report import Drawing, Extras, Panel, axes_for, frontier, growth, legend_below
 from common.rows import NoResults, Rows
 from papers.umo2.methods import METHODS, UTILITY, policies
 from papers.umo2.rates import by_horizon, exponent, gaps
@@ -22,11 +24,6 @@ NETWORKS = {
 }
 SHOWN = ("nso", "nso_activated", "ogd", "window", "ucb", "current")  # in the main figure
 Setting = dict[str, float]
-
-
-def marked(name: str) -> str:
-    """A label; † is told what it cannot know."""
-    return METHODS.label(name) + ("†" if METHODS[name].role == "reference" else "")
 
 
 def settings(rows: Rows, task: str, *labels: str) -> list[Setting]:
@@ -48,45 +45,46 @@ def swept(rows: Rows, task: str) -> bool:
     return len(rows.of(task=task).unique("horizon")) > 1
 
 
-Curves = dict[tuple, dict[str, dict[str, np.ndarray]]]
+Curves = dict[tuple, dict[str, Band]]
 
 
 def queue_curves(extras: Extras) -> Curves:
-    """Queues over time by (task, T, rho, kappa) and policy; those of several jobs averaged."""
+    """Queues over time by (task, T, rho, kappa) and policy; those of several jobs pooled."""
     parts: dict[tuple, dict[str, list[dict]]] = {}
     for extra in extras:
         for data in extra["data"] if extra["task"] in NETWORKS else ():
             key = (extra["task"], *(data[k] for k in ("horizon", "rho", "kappa")))
             parts.setdefault(key, {}).setdefault(extra["method"], []).append(data)
     return {
-        key: {
-            name: {
-                c: np.average([d[c] for d in several], axis=0, weights=[d["n"] for d in several])
-                for c in ("mean", "low", "high")
-            }
-            for name, several in by_policy.items()
-        }
+        key: {name: of_a_run(jobs, horizon=key[1]) for name, jobs in by_policy.items()}
         for key, by_policy in sorted(parts.items())
     }
 
 
-def draw_queues(figure: Any, axes: list[Axes], curves: Curves) -> None:
+def of_a_run(jobs: list[dict], horizon: int) -> Band:
+    """Mean queue in the middle of each piece of a run; an empty one is drawn as 0.1 packets."""
+    pieces = len(jobs[0]["mean"])
+    band = Band.pooled((np.arange(pieces) + 0.5) * horizon / pieces, jobs)
+    return Band(band.x, *(np.maximum(y, 0.1) for y in (band.mean, band.low, band.high)))
+
+
+def draw_queues(figure: Any, axes: Sequence[Axes], curves: Curves) -> None:
     """Queue lengths over the slots, a panel per setting, one legend below."""
-    drawn: dict[str, Any] = {}
-    for ax, ((task, horizon, rho, kappa), by_policy) in zip(axes, curves.items(), strict=True):
+    drawn = []
+    for (task, _, rho, kappa), by_policy in curves.items():
         known = policies(task)
         colour, dash = known.colours(), known.dashes()
-        for name in (n for n in known if n in by_policy):
-            one = {c: np.maximum(x, 0.1) for c, x in by_policy[name].items()}
-            t = (np.arange(len(one["mean"])) + 0.5) * horizon / len(one["mean"])
-            (line,) = ax.plot(t, one["mean"], dash[name], color=colour[name], linewidth=1.2)
-            ax.fill_between(t, one["low"], one["high"], color=colour[name], alpha=0.15, lw=0)
-            drawn.setdefault(marked(name), line)
+        lines = [
+            Line(marked(known, name), by_policy[name], colour[name], dash[name], width=1.2)
+            for name in known
+            if name in by_policy
+        ]
         where = NETWORKS[task].split(" (")[0].replace(" in phase 0", "")
-        title = f"{where}: {heading({'rho': rho, 'kappa': kappa})}"
-        ax.set(yscale="log", title=title, xlabel="slot", ylabel="packets queued")
+        drawn.append((f"{where}: {heading({'rho': rho, 'kappa': kappa})}", lines))
+    labels = {"xlabel": "slot", "ylabel": "packets queued"}
+    draw_on(figure, axes, drawn, in_legend=3, xscale="linear", **labels)
+    for ax in axes:
         ax.xaxis.set_major_locator(plt.MaxNLocator(3))
-    legend_below(figure, drawn, columns=3)
 
 
 def draw_gap(figure: Any, ax: Axes, rows: Rows) -> None:
@@ -99,7 +97,16 @@ def draw_gap(figure: Any, ax: Axes, rows: Rows) -> None:
             exponent(T, gap)
         except NoResults:
             continue
-        curve(ax, T, gap, color=colour[name], label=marked(name), marker="o", ms=3, ls=dash[name])
+        curve(
+            ax,
+            T,
+            gap,
+            color=colour[name],
+            label=marked(METHODS, name),
+            marker="o",
+            ms=3,
+            ls=dash[name],
+        )
         if name == "umo2":
             slow = gap.mean(axis=0)[0] * np.log(T[0]) / np.log(T)
             ax.plot(T, slow, color="0.5", lw=3, alpha=0.5, zorder=0, label="falls as 1/log T")
@@ -130,11 +137,8 @@ def main_figure(rows: Rows, curves: Curves) -> Figure:
 
 def all_queues(curves: Curves) -> Figure:
     """A panel per network and setting."""
-    wide = min(3, len(curves))
-    figure, axes = panels(-(-len(curves) // wide), wide, width=3.2, height=2.3)
-    for spare in axes.flat[len(curves) :]:
-        spare.remove()
-    draw_queues(figure, list(axes.flat[: len(curves)]), curves)
+    figure, axes = axes_for(len(curves), 3, width=3.2, height=2.3)
+    draw_queues(figure, axes, curves)
     return figure
 
 
@@ -149,7 +153,7 @@ def across_horizons(rows: Rows) -> Figure:
                 T, queue = by_horizon(rows.of(task="net-a", method=name, **at), "mean_queue")
             except NoResults:
                 continue
-            growth(ax, T, queue, marked(name), colour[name], "T")
+            growth(ax, T, queue, marked(METHODS, name), colour[name], "T")
         side = "inside" if at["rho"] < 0.3545 else "outside"
         ax.set(title=f"{heading(at)} ({side})", xlabel="horizon T")
         ax.legend(fontsize=6.5, loc="upper center", bbox_to_anchor=(0.5, -0.22))

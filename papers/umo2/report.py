@@ -2,43 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from common.report import (
-    DASH,
-    Column,
-    Table,
-    grid,
-    mean,
-    report_cli,
-)
+from common.claims import marked
+from common.report import Column, Table, grid, mean, report_cli, shown
 from common.rows import NoResults, Rows
 from common.stats import mean_ci
 from papers.umo2.claims import LONG, STABLE_SLOPE
-from papers.umo2.figures import NETWORKS, Setting, figures, heading, marked, settings, swept
+from papers.umo2.figures import NETWORKS, Setting, figures, heading, settings, swept
 from papers.umo2.methods import METHODS, OLO, UTILITY, policies
 from papers.umo2.olo import MAGNITUDES, SWITCHES
 from papers.umo2.rates import by_horizon, exponent, gaps, law
 from papers.umo2.references import phase_utility, reference_utility
 
 
-def or_dash(show: Callable[[Rows], str]) -> Callable[[Rows], str]:
-    """A cell that is a dash where its rows are missing."""
-
-    def cell(rows: Rows) -> str:
-        try:
-            return show(rows)
-        except NoResults:
-            return DASH
-
-    return cell
-
-
 def main_table(rows: Rows) -> Table:
     """Mean queues on Net-A, and on Net-B at the load between its limits."""
 
     def column(task: str, at: Setting) -> Column:
-        @or_dash
+        @shown
         def show(cell: Rows) -> str:
             queue = cell.value()
             (name,) = cell.unique("method")
@@ -58,12 +38,12 @@ def main_table(rows: Rows) -> Table:
         "by more than 0.002 packets a slot in the last quarters. NSO and OGD see all capacities, "
         "backpressure and 'one entry seen' what they serve; † is told what it cannot know"
     )
-    lines = [(marked(n), {"method": n}) for n in known]
-    told = [marked(n) for n in known.having("reference")]
+    lines = [(marked(METHODS, n), {"method": n}) for n in known]
+    told = [marked(METHODS, n) for n in known.having("reference")]
     return grid(rows, title, lines, columns, corner="policy", main=True, unmarked=told)
 
 
-@or_dash
+@shown
 def fitted(rows: Rows) -> str:
     """Exponent of the queue's growth within the runs of one job, with its interval."""
     parts = [rows.of(step=i) for i in range(3)]
@@ -75,7 +55,7 @@ def fitted(rows: Rows) -> str:
 def network_table(rows: Rows, task: str) -> Table:
     """Queue, slope and growth of all policies in all settings of a network."""
     lines = [
-        (f"T={s['horizon']:,.0f}, {heading(s)}: {marked(n)}", {"method": n, **s})
+        (f"T={s['horizon']:,.0f}, {heading(s)}: {marked(METHODS, n)}", {"method": n, **s})
         for s in settings(rows, task, "horizon", "rho", "kappa")
         for n in policies(task)
     ]
@@ -91,7 +71,7 @@ def network_table(rows: Rows, task: str) -> Table:
 def horizon_table(rows: Rows, task: str) -> Table:
     """Mean queue of whole runs across horizons."""
 
-    @or_dash
+    @shown
     def grows(cell: Rows) -> str:
         return law(exponent(*by_horizon(cell, "mean_queue", first=LONG)))
 
@@ -100,7 +80,7 @@ def horizon_table(rows: Rows, task: str) -> Table:
         for h in rows.of(task=task).unique("horizon")
     ]
     lines = [
-        (f"{heading(s)}: {marked(n)}", {"task": task, "method": n, **s})
+        (f"{heading(s)}: {marked(METHODS, n)}", {"task": task, "method": n, **s})
         for s in settings(rows, task, "rho", "kappa")
         for n in policies(task)
     ]
@@ -112,7 +92,7 @@ def horizon_table(rows: Rows, task: str) -> Table:
 def utility_tables(rows: Rows) -> list[Table]:
     """Utility and queue over V and T; gaps to both references and growth."""
     lines = [
-        (marked(n) + ("" if METHODS[n].rate else f", V = T^{v:g}"), {"method": n, "v": v})
+        (marked(METHODS, n) + ("" if METHODS[n].rate else f", V = T^{v:g}"), {"method": n, "v": v})
         for n in policies(UTILITY)
         for v in rows.of(method=n).unique("v")
     ]
@@ -133,9 +113,9 @@ def utility_tables(rows: Rows) -> list[Table]:
         def falls(cell: Rows, to: float = reference) -> str:
             return law(exponent(*gaps(cell, to)))
 
-        columns.append(Column(f"gap, {title}", show=or_dash(last)))
-        columns.append(Column("∝", show=or_dash(falls)))
-    queue = or_dash(lambda cell: law(exponent(*by_horizon(cell, "mean_queue"))))
+        columns.append(Column(f"gap, {title}", show=shown(last)))
+        columns.append(Column("∝", show=shown(falls)))
+    queue = shown(lambda cell: law(exponent(*by_horizon(cell, "mean_queue"))))
     title = (
         "Utility gap at the longest horizon to the best reference stable within phases "
         f"({phase_utility():.3f}) and over windows of any length ({reference_utility():.3f}), and "

@@ -3,23 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
-from common.report import (
-    DASH,
-    Column,
-    Table,
-    grid,
-    mean,
-    report_cli,
-)
-from common.rows import NoResults, Rows
+from common.claims import marked
+from common.report import Column, Table, grid, mean, report_cli, shown
+from common.rows import Rows
 from common.stats import mean_ci
-from papers.uniinf.figures import MAIN_ALPHA, figures, marked
+from papers.uniinf.figures import MAIN_ALPHA, figures
 from papers.uniinf.methods import METHODS
-from papers.uniinf.regret import TASK_LABELS, alphas, curves, exponent, final, name_of, over
+from papers.uniinf.regret import TASK_LABELS, alphas, exponent, name_of, over
 from papers.uniinf.task import make_env
 
 TOLD_RIGHT = [name for name, method in METHODS.items() if not method.mistold]
@@ -31,30 +24,18 @@ def tasks(rows: Rows) -> list[str]:
     return [task for task in TASK_LABELS if task in there]
 
 
-def or_dash(compute: Callable[[], Any]) -> str:
-    """A cell, or a dash where nothing was run or nothing can be fitted."""
-    try:
-        return str(compute())
-    except NoResults:
-        return DASH
-
-
 def thousands(x: float) -> str:
     """A number of regret; thousands without decimals."""
     return f"{x:,.0f}" if abs(x) >= 1000 else f"{x:.3g}"
 
 
-def shown(rows: Rows) -> str:
+@shown
+def whole(rows: Rows) -> str:
     """Mean with its interval."""
-    try:
-        ci = mean_ci(rows.values())
-    except NoResults:
-        return DASH
-    return (
-        str(ci)
-        if abs(ci.value) < 1000
-        else "{} [{}, {}]".format(*(thousands(x) for x in (ci.value, ci.low, ci.high)))
-    )
+    ci = mean_ci(rows.values())
+    if abs(ci.value) < 1000:
+        return str(ci)
+    return "{} [{}, {}]".format(*(thousands(x) for x in (ci.value, ci.low, ci.high)))
 
 
 def uniform_regret(task: str, alpha: float, horizon: int) -> float:
@@ -69,7 +50,7 @@ def regret_table(rows: Rows, alpha: float, *, main: bool) -> Table:
     at = rows.of(metric="regret", alpha=alpha)
     horizon = max(at.unique("step"))
     there = tasks(at)
-    columns = [Column(TASK_LABELS[t], {"task": t}, "min", shown) for t in there]
+    columns = [Column(TASK_LABELS[t], {"task": t}, "min", whole) for t in there]
     names = [n for n in METHODS if not (main and METHODS[n].mistold)]
     title = (
         f"Pseudo-regret at T = {horizon:,.0f}, α = {alpha:g}, {len(at.unique('seed'))} seeds; "
@@ -78,48 +59,79 @@ def regret_table(rows: Rows, alpha: float, *, main: bool) -> Table:
     table = grid(
         at.of(step=horizon),
         title,
-        [(marked(n), {"method": n}) for n in names],
+        [(marked(METHODS, n), {"method": n}) for n in names],
         columns,
         corner="method",
-        unmarked=[marked(n) for n in METHODS.having("reference")],
+        unmarked=[marked(METHODS, n) for n in METHODS.having("reference")],
     )
     exact = [thousands(uniform_regret(t, alpha, int(horizon))) for t in there]
     return Table(title, table.columns, [*table.rows, ["uniform play (exact)", *exact]], main)
 
 
 def growth_table(rows: Rows) -> Table:
-    """Proved rate and fitted exponents of all methods."""
-    lines = []
-    for task in (t for t in tasks(rows) if t != "e4"):  # whose regret is negative
-        proved = "T^{1/α} polylog T" if task == "e2" else "log T"
-        for name in TOLD_RIGHT:
-            fits = [
-                or_dash(lambda n=name, t=task, a=a: exponent(*curves(rows, n, t, a)))
-                for a in alphas(rows)
-            ]
-            if set(fits) != {DASH}:
-                lines.append([f"{TASK_LABELS[task]}: {marked(name)}", proved, *fits])
-    columns = ["", "uniINF, proved", *(f"α={a:g}" for a in alphas(rows))]
-    return Table("Growth exponent of the mean regret over the last decade", columns, lines)
+    """Fitted exponents of all methods, beside the rate that is proved of uniINF."""
+
+    fitted = shown(lambda cell: exponent(*cell.curve(least=2)))
+    lines = [
+        (f"{TASK_LABELS[task]}: {marked(METHODS, name)}", {"task": task, "method": name})
+        for task in tasks(rows)
+        if task != "e4"  # whose regret is negative
+        for name in TOLD_RIGHT
+    ]
+    columns = [
+        Column("uniINF, proved", show=proved),
+        *(Column(f"α={a:g}", {"metric": "regret", "alpha": a}, show=fitted) for a in alphas(rows)),
+    ]
+    title = "Growth exponent of the mean regret over the last decade"
+    return grid(rows.of(metric="regret"), title, lines, columns)
+
+
+def proved(cell: Rows) -> str:
+    """uniINF's rate in an environment."""
+    return "T^{1/α} polylog T" if cell.unique("task") == ["e2"] else "log T"
 
 
 def ratio_table(rows: Rows) -> Table:
     """uniINF's regret over that of the others."""
-    others = [n for n in TOLD_RIGHT if n != "uniinf"]
+
+    def against(name: str) -> Callable[[Rows], str]:
+        return shown(lambda cell: over(*(last(cell.of(method=m)) for m in ("uniinf", name))))
+
     lines = [
-        [name_of(task, alpha)]
-        + [
-            or_dash(
-                lambda n=n, t=task, a=alpha: over(final(rows, "uniinf", t, a), final(rows, n, t, a))
-            )
-            for n in others
-        ]
+        (name_of(task, alpha), {"task": task, "alpha": alpha})
         for task in tasks(rows)
         if task != "e4"
         for alpha in alphas(rows)
     ]
+    others = [n for n in TOLD_RIGHT if n != "uniinf"]
+    columns = [Column(marked(METHODS, n), {"metric": "regret"}, show=against(n)) for n in others]
     title = "uniINF's mean regret at T over that of the others (below 1: uniINF has less)"
-    return Table(title, ["", *(marked(n) for n in others)], lines)
+    return grid(rows, title, lines, columns)
+
+
+def last(cell: Rows) -> np.ndarray:
+    """Regret at the horizon, a value per seed."""
+    return cell.curve(least=2)[1][:, -1]
+
+
+def spread_table(rows: Rows) -> Table:
+    """Mean against median over seeds where few seeds carry the mean."""
+    shares: dict[str, Callable[[np.ndarray], str]] = {
+        "mean": lambda x: str(mean_ci(x)),
+        "median": lambda x: f"{np.median(x):.4g}",
+        "largest": lambda x: f"{x.max():.4g}",
+        "share of seeds above 10 medians": lambda x: f"{(x > 10 * np.median(x)).mean():.2f}",
+    }
+    of = {"task": "e3-s1", "metric": "regret"}
+    lines = [
+        (f"α={alpha:g}: {marked(METHODS, name)}", {"method": name, "alpha": alpha})
+        for alpha in alphas(rows)
+        for name in TOLD_RIGHT
+    ]
+    columns = [
+        Column(head, of, show=shown(lambda cell, f=f: f(last(cell)))) for head, f in shares.items()
+    ]
+    return grid(rows, "E3: regret at T over seeds", lines, columns)
 
 
 def counts_table(rows: Rows) -> Table:
@@ -135,24 +147,6 @@ def counts_table(rows: Rows) -> Table:
         Column("fraction of pulls of i*", {"metric": "best_fraction"}, show=mean(4)),
     ]
     return grid(rows, "What uniINF does, mean over seeds", lines, columns)
-
-
-def spread_table(rows: Rows) -> Table:
-    """Mean against median over seeds where few seeds carry the mean."""
-    lines = []
-    for alpha in alphas(rows):
-        for name in TOLD_RIGHT:
-            try:
-                x = final(rows, name, "e3-s1", alpha)
-            except NoResults:
-                continue
-            large = (x > 10 * np.median(x)).mean()
-            lines.append(
-                [f"α={alpha:g}: {marked(name)}", str(mean_ci(x)), f"{np.median(x):.4g}"]
-                + [f"{x.max():.4g}", f"{large:.2f}"]
-            )
-    columns = ["", "mean", "median", "largest", "share of seeds above 10 medians"]
-    return Table("E3: regret at T over seeds", columns, lines)
 
 
 def tables(rows: Rows) -> list[Table]:

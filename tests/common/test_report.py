@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from common import report
+from common import plotting, report
 from common.methods import Method, Methods
 from common.report import Column, Drawing, Panel, Table
 from common.rows import Rows
@@ -103,6 +103,16 @@ def test_labels_of_long_abscissae_keep_apart():
         assert all(a.x1 + 5 < b.x0 for a, b in zip(inside, inside[1:], strict=False))
 
 
+@pytest.mark.parametrize("panels", [1, 3])
+def test_a_legend_is_never_wider_than_its_figure(panels):
+    figure, axes = plotting.panels(1, panels, width=2.7)
+    lines = {f"a method with a long name {i}": axes[0, 0].plot([0, 1])[0] for i in range(4)}
+    report.legend_below(figure, lines)
+    (legend,) = figure.legends
+    assert len(legend.get_texts()) == 4
+    assert legend.get_window_extent().width <= figure.bbox.width
+
+
 def test_a_curve_can_be_drawn_against_what_its_steps_spend():
     found = rows().frame.to_dict("records")
     spent = {"task": "t", "method": "mine", "metric": "calls", "value": 400.0}
@@ -125,7 +135,7 @@ def test_a_frontier_has_a_line_per_method_along_a_label():
 
 
 def test_growth_says_its_law():
-    figure, axes = report._axes(1, 1, 3.0)
+    figure, axes = report.axes_for(1, 1, 3.0)
     t = np.array([10.0, 100.0, 1000.0])
     curves = np.sqrt(t) * np.array([[1.0], [1.1], [0.9]])
     law = report.growth(axes[0], t, curves, "mine", "C0", "T")

@@ -1,6 +1,7 @@
 """The house's rules: who imports whom, what a folder holds, what no file contains."""
 
 import ast
+import graphlib
 import re
 import shutil
 import subprocess
@@ -99,6 +100,67 @@ def test_a_folder_is_complete(slug):
         for mark in (f"<!-- {block}:begin -->", f"<!-- {block}:end -->"):
             assert readme.count(mark) == 1
     assert f"make reproduce PAPER={slug}" in readme
+
+
+@pytest.mark.parametrize("slug", [slug for slug in SLUGS if pages.second_form(slug)])
+def test_judging_and_showing_stay_short(slug):
+    files = [ROOT / "papers" / slug / name for name in ("claims.py", "report.py")]
+    assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 450
+
+
+def imports_of(folder, package):
+    """Module -> the modules of its own folder that it imports, wherever in its text."""
+    names = {path.stem for path in folder.glob("*.py")}
+    found = {}
+    for path in folder.glob("*.py"):
+        here = found.setdefault(path.stem, set())
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(package):
+                inside = (node.module or "").removeprefix(package).strip(".").split(".")[0]
+                here |= {inside} if inside else {a.name for a in node.names if a.name in names}
+            elif isinstance(node, ast.Import):
+                dotted = [a.name.split(".") for a in node.names if a.name.startswith(package + ".")]
+                here |= {parts[package.count(".") + 1] for parts in dotted}
+    return found
+
+
+def circle(imports):
+    """Modules that import each other in a circle; none: empty."""
+    try:
+        list(graphlib.TopologicalSorter(imports).static_order())
+    except graphlib.CycleError as found:
+        return found.args[1]
+    return []
+
+
+@pytest.mark.parametrize("slug", [slug for slug in SLUGS if pages.second_form(slug)])
+def test_nothing_in_a_folder_imports_in_a_circle(slug):
+    assert circle(imports_of(ROOT / "papers" / slug, f"papers.{slug}")) == []
+
+
+def test_a_circle_is_noticed(tmp_path):
+    (tmp_path / "train.py").write_text("from papers.x import task\n")
+    (tmp_path / "task.py").write_text("def f():\n    from papers.x.train import g\n")
+    assert set(circle(imports_of(tmp_path, "papers.x"))) == {"task", "train"}
+    (tmp_path / "task.py").write_text("import papers.x.eval, numpy\n")
+    (tmp_path / "eval.py").write_text("")
+    assert circle(imports_of(tmp_path, "papers.x")) == []
+
+
+def long_functions(path):
+    """Functions of more than 80 lines; compiled kernels, which cannot be divided, apart."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.FunctionDef):
+            continue
+        compiled = any("jit" in ast.unparse(decorator) for decorator in node.decorator_list)
+        if node.end_lineno - node.lineno >= 80 and not compiled:
+            yield f"{path.relative_to(ROOT)}: {node.name}"
+
+
+def test_no_function_is_long():
+    first_form = {slug for slug in SLUGS if not pages.second_form(slug)}
+    files = [path for path in sources(*CODE) if path.parent.name not in first_form]
+    assert [name for path in files for name in long_functions(path)] == []
 
 
 @pytest.mark.parametrize("slug", SLUGS)

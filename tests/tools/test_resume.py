@@ -26,7 +26,8 @@ PHASES = {
     "collecting": "smoke/judged",
 }
 # … and by the clock, as a share of an undisturbed run.
-SHARES = [round(random.Random(5).random(), 3) for _ in range(12)]
+MOMENTS = random.Random(5)
+SHARES = [round(MOMENTS.random(), 3) for _ in range(5)]
 
 
 def start(repository, runs: Path) -> subprocess.Popen:

@@ -14,7 +14,7 @@ import pytest
 
 from common.errors import UserError
 from common.run import Run
-from papers.uniinf import bench, figures, load, task
+from papers.uniinf import bench, load, task
 from papers.uniinf.config import Config
 from papers.uniinf.eval import EvalConfig, evaluate
 from papers.uniinf.methods import METHODS
@@ -135,16 +135,6 @@ def test_every_stage_of_every_scale(scale: str, tmp_path: Path) -> None:
 
 def test_an_added_method_is_shown_and_changes_no_verdict(tmp_path: Path) -> None:
     kit.check_added_method("uniinf", tmp_path, flags=["--horizon", "1000"])
-
-
-def test_pooled_curves() -> None:
-    a = {"n": 10, "mean": [1.0], "low": [0.0], "high": [2.0], "t": [1]}
-    b = {"n": 30, "mean": [3.0], "low": [2.0], "high": [4.0], "t": [1]}
-    both = figures.pooled([a, b])
-    assert both["mean"] == [2.5]
-    half = np.hypot(10, 30) / 40
-    assert both["low"] == [pytest.approx(2.5 - half)]
-    assert both["high"] == [pytest.approx(2.5 + half)]
 
 
 def test_regret_of_uniform_play() -> None:

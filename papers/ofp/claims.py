@@ -19,21 +19,10 @@ from common.claims import (
     compare,
 )
 from papers.ofp.methods import METHODS, T_W
-from papers.ofp.point_mass import JUDGED_RADIUS, RADII
-from papers.ofp.reading import PAPER, A, B, Cell, at, cells
+from papers.ofp.reading import PAPER, A, B, Cell, at, cells, other_radii
 
 MARGIN = 0.05  # of non-inferiority, fixed before the runs
 FASTER = 70.0  # times that 100 calls have to cost more than one
-
-
-def other_radii(rows: Rows, ours: Cell, theirs: Cell) -> str:
-    """The difference of success on A for the discs that are not judged."""
-    text = ""
-    for r in RADII:
-        if r != JUDGED_RADIUS:
-            mine, other = (at(rows, A, "success", cell, radius=r) for cell in (ours, theirs))
-            text += f"; r = {r:.2f}: {mine.minus(other)}"
-    return text
 
 
 def better(

@@ -19,11 +19,12 @@ from common.cli import run_cli
 from common.run import Run
 from common.torch_utils import setup
 from papers.ofp.config import Config, resolve
+from papers.ofp.interface import Floats, Task
 from papers.ofp.method import jump, shift_chunk, warm_start
 from papers.ofp.methods import METHODS, T_W, Policy, Sampler
 from papers.ofp.networks import make_network
 from papers.ofp.point_mass import RADII, PointMass
-from papers.ofp.task import Floats, Task, make_task
+from papers.ofp.task import make_task
 
 RECORD = 60  # paths per variant kept for the figure (A)
 

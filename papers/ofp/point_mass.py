@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from papers.ofp.task import Floats, Policy, Scales
+from papers.ofp.interface import Floats, Policy, Scales
 
 SPEED = 0.06  # length of a step at |a| = 1
 GOAL = np.array([1.0, 0.0])
@@ -149,7 +149,7 @@ def start_metrics(chunks: NDArray, expert: NDArray) -> dict[str, float]:
 
 
 class PointMass:
-    """Experiment A in the interface of task.py; every training seed has its own demonstrations."""
+    """Experiment A (see interface.py); every training seed has its own demonstrations."""
 
     name = "point-mass"
     obs_dim, action_dim, horizon, execute = 4, 2, HORIZON, EXECUTE

@@ -13,7 +13,7 @@ import pandas as pd
 
 from common.rows import NoResults, Rows
 from papers.ofp.methods import METHODS, T_W
-from papers.ofp.point_mass import JUDGED_RADIUS
+from papers.ofp.point_mass import JUDGED_RADIUS, RADII
 
 A, B, C, PAPER = "point-mass", "metaworld", "pointcloud", "dp3-*"
 CLOSED_LOOP = ("success", "task_success", "collision", "gap")
@@ -73,3 +73,13 @@ def cells(rows: Rows, task: str, metric: str, *wanted: Cell) -> list[Rows]:
         mean = np.average(by_task.to_numpy(float).reshape(-1, len(there)), axis=1, weights=weights)
         found.append(Rows(pd.DataFrame({"seed": by_task.index, "value": mean})))
     return found
+
+
+def other_radii(rows: Rows, ours: Cell, theirs: Cell) -> str:
+    """The difference of success on A for the discs that are not judged."""
+    text = ""
+    for r in RADII:
+        if r != JUDGED_RADIUS:
+            mine, other = (at(rows, A, "success", cell, radius=r) for cell in (ours, theirs))
+            text += f"; r = {r:.2f}: {mine.minus(other)}"
+    return text

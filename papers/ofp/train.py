@@ -21,10 +21,11 @@ from common.stacked import rand, randn
 from common.torch_utils import setup
 from papers.ofp import baselines
 from papers.ofp.config import Config, resolve
+from papers.ofp.interface import Task
 from papers.ofp.method import update_teacher
 from papers.ofp.methods import METHODS
 from papers.ofp.networks import make_network
-from papers.ofp.task import Task, make_task
+from papers.ofp.task import make_task
 
 
 class SeededNoise:

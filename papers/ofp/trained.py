@@ -14,10 +14,11 @@ from common.errors import UserError
 from common.run import Run
 from common.trained import seed_index
 from papers.ofp.config import Config, resolve
+from papers.ofp.interface import Task
 from papers.ofp.method import shift_chunk, warm_start
 from papers.ofp.methods import METHODS, T_W, Policy
 from papers.ofp.networks import make_network
-from papers.ofp.task import Task, make_task
+from papers.ofp.task import make_task
 
 
 class Trained:

@@ -24,8 +24,7 @@ from common.torch_utils import setup
 from papers.dlsm.baselines import cross_entropy_loss, score_loss
 from papers.dlsm.method import total_loss
 from papers.dlsm.networks import ToyNet
-from papers.dlsm.task import MOONS, load
-from papers.dlsm.train import draw
+from papers.dlsm.task import MOONS, draw, load
 
 Step = Callable[[], Tensor]
 

@@ -21,10 +21,12 @@ from common.sample_metrics import prdc
 from common.stacked import randint, randn, seed_generators
 from common.torch_utils import setup
 from papers.dlsm import judges
+from papers.dlsm.config import Config, ScoreConfig, labels, of_run, resolve
 from papers.dlsm.method import guided, langevin, likelihood_score
+from papers.dlsm.methods import served
+from papers.dlsm.models import load_prior, network
 from papers.dlsm.moons import SIGMA, Measures, Oracle, distance, exact
 from papers.dlsm.task import Task, as_float, load
-from papers.dlsm.train import Config, load_prior, network, resolve
 
 SAMPLES, REFERENCE = 1_001, 2_001  # streams of random numbers; the class is added
 EPSILON = 3.5  # Langevin's step on moons [code]
@@ -41,51 +43,54 @@ class EvalConfig:
 class Rows:
     """Rows and extras of one run, one value per seed at a time."""
 
-    def __init__(self, cfg: Config) -> None:
+    def __init__(self, cfg: Config | ScoreConfig) -> None:
         self.cfg, self.rows, self.extras = cfg, [], []
+        self._labels = labels(cfg)
 
-    def add(self, method: str, metric: str, values: Any) -> None:
+    def add(self, method: str, metric: str, values: Any, **more: Any) -> None:
         """One row per seed; fewer values than seeds belong to the first ones."""
         for seed, value in zip(self.cfg.seed, values, strict=False):
             key = {"method": method, "task": self.cfg.task, "seed": seed, "metric": metric}
-            self.rows.append({**key, "value": float(value)})
+            number = value if isinstance(value, list) else float(value)
+            self.rows.append({**key, "value": number, **more, **self._labels})
 
     def keep(self, method: str, name: str, data: Tensor, digits: int) -> None:
         """An array of the first seed for a figure."""
         key = {"method": method, "task": self.cfg.task, "seed": self.cfg.seed[0], "name": name}
         rounded = torch.round(data.double().cpu() * 10**digits) / 10**digits
-        self.extras.append({**key, "data": rounded.tolist()})
-
-
-def guidance(cfg: Config, task: Task) -> dict[str, float]:
-    """Names of the methods that this run's classifier serves, with their alpha."""
-    scaled = {f"scaling-{alpha:g}": alpha for alpha in task.alphas}
-    return {cfg.method: 1.0, **(scaled if cfg.method == "base" else {})}
+        self.extras.append({**key, "data": rounded.tolist(), **self._labels})
 
 
 # --------------------------------------------------------------------------- moons
 
 
-def evaluate_moons(cfg: Config, task: Task, net: nn.Module, device: torch.device, run: Run) -> Rows:
-    """D_L, D_P, cross-entropy, samples at SIGMA; curves from the run's metrics."""
+def evaluate_moon_scores(
+    cfg: ScoreConfig, task: Task, net: nn.Module, device: torch.device
+) -> Rows:
+    """Score models: the prior's error and what the exact answer gets; D_P of those per class."""
     out = Rows(cfg)
     oracle = exact()
     measures = Measures(oracle, cfg.seed, cfg.draws, device)
-    if cfg.method == "score":
-        out.add("score", "prior_error", measures.prior_error(net))
-        out.add("oracle", "fresh_ce", measures.bayes_cross_entropy())
-        moons_samples(out, "oracle", [exact_samples(oracle, c, cfg, task) for c in (0, 1)], task)
-        out.keep("oracle", "likelihood", measures.true_likelihood[0], 3)
-        return out
-    if cfg.method == "posterior":
+    if cfg.model.per_class:
         nets = [one_class(net, c, task.n_classes) for c in range(task.n_classes)]
         scores = torch.stack([measures.priors(score) for score in nets], dim=1)
-        by_class(out, "posterior", "d_p", measures.posterior_error(scores))
+        by_class(out, cfg.method, "d_p", measures.posterior_error(scores))
         chains = [run_langevin(score, c, cfg, task, device) for c, score in enumerate(nets)]
-        moons_samples(out, "posterior", chains, task)
+        moons_samples(out, cfg.method, chains, task)
         return out
+    out.add(cfg.method, "prior_error", measures.prior_error(net))
+    out.add("oracle", "fresh_ce", measures.bayes_cross_entropy())
+    moons_samples(out, "oracle", [exact_samples(oracle, c, cfg, task) for c in (0, 1)], task)
+    out.keep("oracle", "likelihood", measures.true_likelihood[0], 3)
+    return out
+
+
+def evaluate_moons(cfg: Config, task: Task, net: nn.Module, device: torch.device, run: Run) -> Rows:
+    """Classifiers: D_L, D_P, cross-entropy, samples at SIGMA; curves from the run's metrics."""
+    out = Rows(cfg)
+    measures = Measures(exact(), cfg.seed, cfg.draws, device)
     prior = load_prior(cfg, task, device)
-    for method, alpha in guidance(cfg, task).items():
+    for method, alpha in served(cfg.method, task.name).items():
         d_l, d_p = measures.errors(net, prior, alpha)
         by_class(out, method, "d_l", d_l)
         by_class(out, method, "d_p", d_p)
@@ -96,12 +101,10 @@ def evaluate_moons(cfg: Config, task: Task, net: nn.Module, device: torch.device
         out.keep(method, "likelihood", alpha * measures.likelihoods(net)[0, 0], 3)
     out.add(cfg.method, "fresh_ce", measures.cross_entropy(net))
     lines = run.metrics()
+    steps = [line["step"] for line in lines]
     for metric in ("d_l", "d_p", "fresh_ce"):
         curves = torch.tensor([line[metric] for line in lines]).T
-        for seed, curve in zip(cfg.seed, curves.tolist(), strict=True):
-            key = {"method": cfg.method, "task": cfg.task, "seed": seed}
-            steps = [line["step"] for line in lines]
-            out.rows.append({**key, "metric": f"{metric}_curve", "step": steps, "value": curve})
+        out.add(cfg.method, f"{metric}_curve", curves.tolist(), step=steps)
     return out
 
 
@@ -114,14 +117,18 @@ def one_class(net: nn.Module, c: int, n_classes: int) -> nn.Module:
 
 
 def by_class(out: Rows, method: str, metric: str, values: Tensor) -> None:
-    """Rows of each class (metric@class) and of their mean (metric). values: [S, C]."""
+    """Rows of each class (its number as label) and of their mean (label -1). values: [S, C]."""
     for c, column in enumerate(values.T):
-        out.add(method, f"{metric}@{c}", column)
-    out.add(method, metric, values.mean(-1))
+        out.add(method, metric, column, label=c)
+    out.add(method, metric, values.mean(-1), label=-1)
 
 
 def run_langevin(
-    score: Callable[[Tensor, Tensor], Tensor], c: int, cfg: Config, task: Task, device: torch.device
+    score: Callable[[Tensor, Tensor], Tensor],
+    c: int,
+    cfg: Config | ScoreConfig,
+    task: Task,
+    device: torch.device,
 ) -> Tensor:
     """Langevin samples of one class at SIGMA, from N(0, sigma_max^2). [S, N, 2]."""
     generators = seed_generators(cfg.seed, SAMPLES + c, device)
@@ -132,7 +139,9 @@ def run_langevin(
     return langevin(score, start, sigma, noise, epsilon=EPSILON, steps=steps).cpu()
 
 
-def exact_samples(oracle: Oracle, c: int, cfg: Config, task: Task, stream: int = SAMPLES) -> Tensor:
+def exact_samples(
+    oracle: Oracle, c: int, cfg: Config | ScoreConfig, task: Task, stream: int = SAMPLES
+) -> Tensor:
     """Points of class c with noise SIGMA, what the samplers should give. [S, N, 2]."""
     x = oracle.x[oracle.y == c]
     generators = seed_generators(cfg.seed, stream + c)
@@ -160,15 +169,17 @@ def moons_samples(out: Rows, method: str, samples: list[Tensor], task: Task) -> 
 # --------------------------------------------------------------------------- images
 
 
-def evaluate_images(cfg: Config, task: Task, net: nn.Module, device: torch.device) -> Rows:
-    """Class-conditional samples of every seed, judged; with `score`, real images judged alike."""
+def evaluate_images(
+    cfg: Config | ScoreConfig, task: Task, net: nn.Module, device: torch.device
+) -> Rows:
+    """Class-conditional samples of every seed, judged; in stage 1, real images judged alike."""
     out = Rows(cfg)
     extract = image_judges.inception(device) if cfg.inception else None
     judge = make_judge(cfg, task, device, extract)
     fid = None
     if extract is not None:
         fid = image_judges.inception_metrics(extract, as_float(load(task.name)[0]).to(device))
-    if cfg.method == "score":
+    if isinstance(cfg, ScoreConfig):
         x, y = (part.to(device) for part in load(task.name))
         picked = torch.cat([torch.where(y == c)[0][: task.samples] for c in range(task.n_classes)])
         report(out, "real", [as_float(x[picked])], y[picked], judge, fid)
@@ -178,7 +189,7 @@ def evaluate_images(cfg: Config, task: Task, net: nn.Module, device: torch.devic
     if task.name == "digits":
         digits_errors(out, net, cfg, task, device)
     y = torch.arange(task.n_classes, device=device).repeat_interleave(task.samples)
-    for method, alpha in guidance(cfg, task).items():
+    for method, alpha in served(cfg.method, task.name).items():
         x = torch.cat(list(sample_classes(net, prior, alpha, cfg, task, device)), dim=1)
         x = x.clamp(0.0, 1.0)  # [S, C * N, D]
         report(out, method, list(x), y, judge, fid)
@@ -204,7 +215,7 @@ def digits_errors(out: Rows, net: nn.Module, cfg: Config, task: Task, device: to
         level = torch.tensor(sigma, device=device)
         found, _ = likelihood_score(net, noisy.to(device), labels.to(device), level)
         size = truth.norm(dim=-1).mean(-1)
-        for method, alpha in guidance(cfg, task).items():
+        for method, alpha in served(cfg.method, task.name).items():
             error = distance(alpha * found.cpu(), truth) / size
             out.add(method, f"relative_d_l@{sigma:g}", error)
 
@@ -229,7 +240,10 @@ def sample_classes(
 
 
 def make_judge(
-    cfg: Config, task: Task, device: torch.device, extract: image_judges.Inception | None
+    cfg: Config | ScoreConfig,
+    task: Task,
+    device: torch.device,
+    extract: image_judges.Inception | None,
 ) -> judges.Judge:
     """Real images and the networks trained on them; the same for every method and seed."""
     x, y = (part.to(device) for part in load(task.name))
@@ -279,17 +293,18 @@ def report(
 def evaluate(cfg: EvalConfig) -> None:
     """Write eval.json of a run."""
     run = Run.load(cfg.run)
-    made = run.config(Config)
-    made.out = cfg.run
+    made = of_run(run)
     task = resolve(made)
     device = setup(cfg.device, 0)
     net = network(made, task)
     net.load_state_dict(run.final()["net"])
     net = net.to(device).eval().requires_grad_(False)
-    if task.name == "moons":
-        out = evaluate_moons(made, task, net, device, run)
-    else:
+    if task.name != "moons":
         out = evaluate_images(made, task, net, device)
+    elif isinstance(made, ScoreConfig):
+        out = evaluate_moon_scores(made, task, net, device)
+    else:
+        out = evaluate_moons(made, task, net, device, run)
     run.write_eval(out.rows, out.extras)
 
 

@@ -111,6 +111,11 @@ class Measures:
         d_l = distance(likelihood, self.true_likelihood)
         return d_l, self.posterior_error(likelihood + self.priors(prior).unsqueeze(1))
 
+    def of(self, classifier: Network, prior: Network) -> dict[str, Tensor]:
+        """What a training run logs: D_L and D_P, means of the classes, and cross-entropy. [S]."""
+        d_l, d_p = (error.mean(-1) for error in self.errors(classifier, prior))
+        return {"d_l": d_l, "d_p": d_p, "fresh_ce": self.cross_entropy(classifier)}
+
     def likelihoods(self, classifier: Network) -> Tensor:
         """grad log p(y|x; theta) of every class on the grid. [S, C, N, D]."""
         x = self.points.expand(len(self.seeds), -1, -1).to(self.device)

@@ -6,6 +6,7 @@ hyperparameters; it holds no results and no state.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -15,9 +16,10 @@ from torch import Tensor, nn
 
 from common.errors import choose
 from common.image_sets import image_set
+from common.score import noise_level
+from common.stacked import rand, randn
+from papers.dlsm.methods import TASKS
 from papers.dlsm.networks import DigitsNet, ToyNet
-
-TASKS = ("moons", "digits", "cifar10", "cifar100")
 
 
 @dataclass(frozen=True)
@@ -48,11 +50,23 @@ class Task:
     warm_up: int = 0  # [code: 1,000 on CIFAR-100]
     clip: float = 0.0  # largest gradient norm, both stages; 0: none [code: 1 on CIFAR]
     # evaluation
-    alphas: tuple[float, ...] = (10.0,)  # scaled guidance [code: 10 on CIFAR]
     k: int = 3  # neighbours of precision and recall [code: 5 on moons]
     samples: int = 5_000  # per class [code: CIFAR]
     sampler_steps: int = 1_000  # noise levels of the PC sampler; Langevin steps on moons [code]
     cas_steps: int = 400_000  # training steps of the CAS network [code: at most 400,000]
+
+    def rate(self, step: int) -> float:
+        """Adam's rate of classifiers at a step: linear warm-up, then constant."""
+        return self.lr * min(1.0, step / self.warm_up if self.warm_up else 1.0)
+
+    def score_rate(self, step: int) -> float:
+        """Adam's rate of score models at a step: linear warm-up, then constant or a cosine to 0."""
+        rate = self.score_lr
+        if self.score_warm_up:
+            rate *= min(1.0, step / self.score_warm_up)
+        if self.score_cosine:
+            rate *= 0.5 * (1.0 + math.cos(math.pi * step / self.score_steps))
+        return rate
 
 
 MOONS = Task(
@@ -88,7 +102,6 @@ DIGITS = Task(
     weight=1.0,
     steps=8_000,
     batch=128,
-    alphas=(3.0, 10.0),
     samples=100,
     sampler_steps=200,
     cas_steps=600,
@@ -163,6 +176,29 @@ def cifar(name: str, split: str) -> tuple[Tensor, Tensor]:
 def as_float(x: Tensor) -> Tensor:
     """Pixels of 0..255 -> [0, 1]; everything else as it is."""
     return x.float() / 255.0 if x.dtype == torch.uint8 else x
+
+
+def draw(
+    x: Tensor, pools: list[Tensor], generators: list[torch.Generator], batch: int, task: Task
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """A batch of every network: rows [S, B], x [S, B, D], sigma [S, B, 1], z [S, B, D].
+
+    Args:
+        x: all data [N, D].
+        pools: the rows that each network learns from.
+        generators: of each network.
+        batch: B.
+        task: says how much noise there is.
+    """
+    rows = torch.stack(
+        [
+            pool[torch.randint(len(pool), (batch,), generator=g, device=g.device)]
+            for pool, g in zip(pools, generators, strict=True)
+        ]
+    )
+    t = task.t_min + (1.0 - task.t_min) * rand(generators, batch, 1)
+    sigma = noise_level(t, task.sigma_min, task.sigma_max)
+    return rows, as_float(x[rows]), sigma, randn(generators, batch, task.dim)
 
 
 # --------------------------------------------------------------------------- networks

@@ -14,8 +14,10 @@ from common.cli import run_cli
 from common.run import Run
 from common.stacked import randn, seed_generators
 from common.torch_utils import setup
-from papers.meow.baselines import SAC
+from papers.meow.agent import make_agent
+from papers.meow.config import Config, settings_of
 from papers.meow.method import EnergyFlow
+from papers.meow.methods import METHODS
 from papers.meow.multigoal import GOALS, MultiGoal, soft_value_iteration
 from papers.meow.soft_value import (
     fitted_gaussian_v,
@@ -24,7 +26,6 @@ from papers.meow.soft_value import (
     uniform_estimates,
 )
 from papers.meow.task import multigoal_paths
-from papers.meow.train import Config, make_agent, settings_of
 
 EPISODES = 100  # of multi-goal, stochastic actions
 DRAWN = 20  # paths per run in the figure
@@ -55,7 +56,6 @@ def evaluate(cfg: EvalConfig) -> None:
     run = Run.load(cfg.run)
     run_cfg = run.config(Config)
     device = setup(cfg.device, 0)
-    multigoal = run_cfg.task.startswith("multigoal")
     rows: list[dict[str, Any]] = []
     extras: list[dict[str, Any]] = []
     name = {"method": run_cfg.method, "task": run_cfg.task}
@@ -66,11 +66,11 @@ def evaluate(cfg: EvalConfig) -> None:
             rows.append({**name, "seed": s, "metric": metric, "value": value, **labels})
 
     add_curves(run, add)
-    if multigoal:
+    if settings_of(run_cfg).multigoal:
         agent = make_agent(run_cfg, MultiGoal.obs_dim, MultiGoal.action_dim, device)
         agent.load(run.final()["agent"])
         paths(run_cfg, agent, add, name, extras, device)
-        if not isinstance(agent, SAC):
+        if METHODS[run_cfg.method].has_value:
             exactness(run_cfg, agent.policy.cpu(), add)
             value_map(run_cfg, agent.policy.cpu(), add, name, extras)
     run.write_eval(rows, extras)

@@ -13,8 +13,9 @@ from common.errors import UserError
 from common.run import Run
 from common.torch_utils import setup
 from papers.meow.baselines import SACConfig
+from papers.meow.config import Config, settings_of
 from papers.meow.task import MujocoReturns
-from papers.meow.train import LARGEST_BUFFER, Config, settings_of
+from papers.meow.train import LARGEST_BUFFER
 
 
 def train(cfg: Config) -> None:
@@ -36,7 +37,7 @@ def train(cfg: Config) -> None:
         buffer_size=min(settings.steps, LARGEST_BUFFER),
         learning_starts=settings.learning_starts,
         batch_size=cfg.batch,
-        tau=cfg.tau or SACConfig.tau,
+        tau=settings.tau,
         gamma=settings.gamma,
         seed=cfg.seed[0],
         device=device,
@@ -47,11 +48,10 @@ def train(cfg: Config) -> None:
         action, _ = model.predict(obs[0], deterministic=True)
         return model.policy.scale_action(action)[None]
 
-    run.restore()
-    for step in range(settings.evaluate_every, settings.steps + 1, settings.evaluate_every):
-        model.learn(settings.evaluate_every, reset_num_timesteps=False)
-        run.log(step, returns=evaluate(act).mean(1))
-    run.finish({"step": settings.steps})
+    for step in run.steps(settings.steps, every=settings.steps):  # its state cannot be saved
+        if (step + 1) % settings.evaluate_every == 0:
+            model.learn(settings.evaluate_every, reset_num_timesteps=False)
+            run.log(step + 1, returns=evaluate(act).mean(1))
 
 
 if __name__ == "__main__":

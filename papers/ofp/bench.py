@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,7 @@ from common import files
 from common.cli import run_cli
 from common.run import Run
 from common.torch_utils import setup
-from papers.ofp.baselines import diffusion_sample, euler_sample
-from papers.ofp.method import sample
+from papers.ofp.methods import METHODS, Sampler
 from papers.ofp.networks import MLP, FiLMMLP, StateEncoder, unstack
 
 ROUNDS, WARM_UP, REPEATS = 10, 3, 200  # per call: 10 rounds of 3 + 20
@@ -72,25 +72,21 @@ def measure(device: str) -> list[dict[str, Any]]:
         obs, z = torch.randn(1, n_obs, device=device), torch.randn(1, n_z, device=device)
         g = [torch.Generator().manual_seed(0)]
 
-        def ofp(n: int, net: nn.Module = net, z: torch.Tensor = z, obs: torch.Tensor = obs) -> Any:
-            return sample(net, z, net.encode(obs), n)
+        def chunk(
+            sampler: Sampler,
+            n: int,
+            net: nn.Module = net,
+            z: torch.Tensor = z,
+            obs: torch.Tensor = obs,
+            g: list[torch.Generator] = g,
+        ) -> torch.Tensor:
+            return sampler(net, z, net.encode(obs), n, 0.0, g)
 
-        def fm(n: int, net: nn.Module = net, z: torch.Tensor = z, obs: torch.Tensor = obs) -> Any:
-            return euler_sample(net, z, net.encode(obs), n)
-
-        def ddpm(
-            n: int, net: nn.Module = net, z: torch.Tensor = z, obs: torch.Tensor = obs, g: Any = g
-        ) -> Any:
-            return diffusion_sample(net, z, net.encode(obs), n, g)
-
-        calls: dict[str, Callable[[], object]] = {}
-        for name, method, counts in (
-            ("ofp", ofp, (1, 2, 4)),
-            ("fm", fm, (1, 10, 100)),
-            ("ddpm", ddpm, (10, 100)),
-        ):
-            for n in counts:
-                calls[f"{name}@{n}"] = lambda method=method, n=n: method(n)
+        calls: dict[str, Callable[[], object]] = {
+            f"{name}@{n}": partial(chunk, policy.sampler, n)
+            for name, policy in METHODS.items()
+            for n in policy.timed
+        }
         for key, value in medians(calls, device).items():
             name, n = key.split("@")
             rows.append(

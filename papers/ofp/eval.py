@@ -6,7 +6,6 @@ of the warm start are evaluated from the same weights, on the same episodes, wit
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,23 +18,15 @@ from torch import Tensor, nn
 from common.cli import run_cli
 from common.run import Run
 from common.torch_utils import setup
-from papers.ofp import baselines
-from papers.ofp.method import jump, sample, shift_chunk, warm_start
+from papers.ofp.config import Config, resolve
+from papers.ofp.interface import Floats, Task
+from papers.ofp.method import jump, shift_chunk, warm_start
+from papers.ofp.methods import METHODS, T_W, Policy, Sampler
 from papers.ofp.networks import make_network
 from papers.ofp.point_mass import RADII, PointMass
-from papers.ofp.task import Floats, Task, make_task
-from papers.ofp.train import Config, network_options, resolve
+from papers.ofp.task import make_task
 
-T_W = 0.15  # warm start's time, the paper's best
-NFE: dict[str, tuple[int, ...]] = {  # network calls per chunk
-    "ofp": (1, 2, 4),
-    "fm": (1, 2, 4, 10, 100),
-    "bc": (1,),
-    "ddpm": (10, 100),
-    "meanflow": (1, 2, 4),
-    "shortcut": (1, 2, 4),
-    "distil": (1,),
-}
+RECORD = 60  # paths per variant kept for the figure (A)
 
 
 @dataclass
@@ -44,28 +35,6 @@ class EvalConfig:
 
     run: Path  # run directory
     device: str = "cpu"  # cpu or cuda
-
-
-RECORD = 60  # paths per variant kept for the figure (A)
-DRAWN: dict[str, tuple[int, ...]] = {  # the variants whose paths and first chunks are drawn
-    **{"ofp": (1, 4), "fm": (1, 100), "ddpm": (100,), "bc": (1,)},
-    **{"meanflow": (1,), "shortcut": (1,)},
-    **{"ofp-no-sc": (1,), "ofp-no-sg": (1,), "ofp-rho1": (1,)},
-}
-
-
-Sampler = Callable[[nn.Module, Tensor, Tensor, int, float, list[torch.Generator]], Tensor]
-
-
-def sampler_of(method: str) -> Sampler:
-    """(net, z, c, nfe, t_start, generators) -> chunk, for a training method."""
-    if method == "bc":
-        return lambda net, z, c, nfe, t, g: baselines.bc_sample(net, z, c, nfe)
-    if method == "fm":
-        return lambda net, z, c, nfe, t, g: baselines.euler_sample(net, z, c, nfe, t)
-    if method == "ddpm":
-        return lambda net, z, c, nfe, t, g: baselines.diffusion_sample(net, z, c, nfe, g)
-    return lambda net, z, c, nfe, t, g: sample(net, z, c, nfe, t)
 
 
 class ChunkPolicy:
@@ -132,21 +101,79 @@ def semigroup_residual(net: nn.Module, obs: Tensor, n_z: int, device: str) -> ND
     return (one - two).square().mean(2).sqrt().mean(1).cpu().numpy()
 
 
-def variants(method: str, nfe: tuple[int, ...], simulated: bool) -> list[tuple[int, float]]:
-    """(NFE, t_w) to evaluate; OFP's warm start with and without.
+def variants(policy: Policy, nfe: tuple[int, ...], dear: bool) -> list[tuple[int, float]]:
+    """(NFE, t_w) to evaluate; what has a warm start with and without it.
 
     Args:
-        method: what was trained.
+        policy: the method's entry.
         nfe: network calls asked for; empty: all.
-        simulated: steps are dear (B, C): only what a claim or a table of the paper needs.
+        dear: the simulator's steps are dear (B, C): only what a claim or a table needs.
     """
-    chosen = [n for n in NFE[method] if not nfe or n in nfe]
-    if method == "ofp":
-        cold = [n for n in chosen if n == 1 or not simulated]
-        return [(n, 0.0) for n in cold] + [(n, T_W) for n in chosen]
-    if simulated and not nfe:
-        chosen = {"fm": [1, 10, 100], "ddpm": [10, 100]}.get(method, [1])
-    return [(n, 0.0) for n in chosen]
+    offered = policy.dear_calls if dear and not nfe else policy.calls
+    chosen = [n for n in offered if not nfe or n in nfe]
+    cold = [n for n in chosen if n == 1 or not (policy.warm and dear)]
+    return [(n, 0.0) for n in cold] + [(n, T_W) for n in chosen if policy.warm]
+
+
+class Found:
+    """Rows and extras of a run as they come."""
+
+    def __init__(self, cfg: Config) -> None:
+        self.seeds = cfg.seeds
+        self.label = {"method": cfg.method, "task": cfg.task}
+        self.grid = {name: getattr(cfg, name) for name in cfg.labels}
+        self.rows: list[dict[str, Any]] = []
+        self.extras: list[dict[str, Any]] = []
+
+    def row(self, metric: str, seed: int, value: float, **labels: object) -> None:
+        """One value; what is not finite is an empty one."""
+        number = float(value) if np.isfinite(value) else None
+        row = {**self.label, "seed": seed, "metric": metric, "value": number}
+        self.rows.append({**row, **labels, **self.grid})
+
+    def add(self, metric: str, values: NDArray, **labels: object) -> None:
+        """One value per seed."""
+        for seed, value in zip(self.seeds, values, strict=True):
+            self.row(metric, seed, value, **labels)
+
+    def draw(self, name: str, data: list[Any], **labels: object) -> None:
+        """Something of the first seed for a figure; of a grid's points nothing is drawn."""
+        if not self.grid:
+            extra = {**self.label, "seed": self.seeds[0], **labels}
+            self.extras.append({"name": name, "data": data, **extra})
+
+
+def rollouts(acting: ChunkPolicy, episode_seeds: list[int], found: Found, drawn: bool) -> None:
+    """Closed-loop rows of a policy at one NFE and start."""
+    labels = {"nfe": acting.nfe, "t_w": acting.t_w}
+    on_a = isinstance(acting.task, PointMass)
+    result = acting.task.rollout(acting, episode_seeds, record=RECORD if on_a else 0)
+    found.add("gap", acting.gap, **labels)
+    if on_a:
+        for radius in RADII:
+            for metric in ("success", "collision"):
+                rate = result[f"{metric}@{radius:.2f}"].mean(1)
+                found.add(metric, rate, radius=radius, **labels)
+        if drawn:
+            paths = np.round(result["paths"][0, :, ::2], 2)
+            found.draw("paths", paths.tolist(), **labels)
+        return
+    found.add("success", result["success"].mean(1), **labels)
+    for sub in dict.fromkeys(result.get("task", np.array([])).tolist()):
+        chosen = result["task"] == sub
+        found.add("task_success", result["success"][:, chosen].mean(1), subtask=sub, **labels)
+
+
+def first_chunks(acting: ChunkPolicy, task: PointMass, found: Found, drawn: bool) -> None:
+    """Rows of 500 chunks at the ambiguous start, which know no warm start."""
+    labels = {"nfe": acting.nfe, "t_w": acting.t_w}
+    start = task.start_chunks(acting, seed=0)
+    for metric in ("on_mode", "side_entropy", "lateral_std", "w1"):
+        found.add(metric, np.array([s[metric] for s in start]), **labels)
+    if drawn:
+        y = np.concatenate([s["y"] for s in start])
+        counts, _ = np.histogram(y, bins=60, range=(-0.45, 0.45))
+        found.draw("lateral", counts.tolist(), **labels)
 
 
 def evaluate(cfg: EvalConfig) -> None:
@@ -156,72 +183,37 @@ def evaluate(cfg: EvalConfig) -> None:
     if "latency" in final:  # a run of bench.py
         run.write_eval(final["latency"])
         return
-    name_cfg = run.config(Config)
-    train_cfg = resolve(name_cfg)
+    train_cfg = resolve(run.config(Config))
+    policy = METHODS[train_cfg.method]
     setup(cfg.device, 0)
-    seeds = tuple(s + train_cfg.seed_offset for s in train_cfg.seed)
+    seeds = train_cfg.seeds
     task = make_task(train_cfg.task, seeds)
-    net = make_network(task, seeds, **network_options(train_cfg))
+    net = make_network(task, seeds, **train_cfg.network)
     net.load_state_dict(final["teacher"])
     net = net.to(cfg.device).eval().requires_grad_(False)
 
-    rows: list[dict[str, Any]] = []
-    extras: list[dict[str, Any]] = []
-
-    def add(metric: str, values: NDArray, **labels: object) -> None:
-        for seed, value in zip(seeds, values, strict=True):
-            label = {"method": name_cfg.method, "task": train_cfg.task, "seed": seed}
-            value = float(value) if np.isfinite(value) else None
-            rows.append({**label, "metric": metric, "value": value, **labels})
-
+    found = Found(train_cfg)
     on_a = isinstance(task, PointMass)
     n_episodes = train_cfg.episodes or (200 if on_a else 20)
     episode_seeds = [50_000 + i for i in range(n_episodes)]
-    for nfe, t_w in variants(train_cfg.method, train_cfg.nfe, simulated=not on_a):
-        labels = {"nfe": nfe, "t_w": t_w}
-        drawn = nfe in DRAWN.get(name_cfg.method, ())
+    for nfe, t_w in variants(policy, train_cfg.nfe, dear=not on_a):
 
-        def policy(nfe: int = nfe, t_w: float = t_w) -> ChunkPolicy:
-            sampler = sampler_of(train_cfg.method)
-            return ChunkPolicy(net, task, sampler, nfe=nfe, t_w=t_w, device=cfg.device)
+        def acting(nfe: int = nfe, t_w: float = t_w) -> ChunkPolicy:
+            return ChunkPolicy(net, task, policy.sampler, nfe=nfe, t_w=t_w, device=cfg.device)
 
-        acting = policy()
-        result = task.rollout(acting, episode_seeds, record=RECORD if on_a else 0)
-        add("gap", acting.gap, **labels)
-        if on_a:
-            for radius in RADII:
-                for metric in ("success", "collision"):
-                    rate = result[f"{metric}@{radius:.2f}"].mean(1)
-                    add(metric, rate, radius=radius, **labels)
-            extra = {"method": name_cfg.method, "task": train_cfg.task, "seed": seeds[0], **labels}
-            if drawn and t_w == 0.0:
-                paths = np.round(result["paths"][0, :, ::2], 2)
-                extras.append({"name": "paths", "data": paths.tolist(), **extra})
-        elif "task" in result:
-            add("success", result["success"].mean(1), **labels)
-            for sub in dict.fromkeys(result["task"].tolist()):
-                chosen = result["task"] == sub
-                add("task_success", result["success"][:, chosen].mean(1), subtask=sub, **labels)
-        else:
-            add("success", result["success"].mean(1), **labels)
-        if on_a and t_w == 0.0:  # first chunks know no warm start
-            start = task.start_chunks(policy(), seed=0)
-            for metric in ("on_mode", "side_entropy", "lateral_std", "w1"):
-                add(metric, np.array([s[metric] for s in start]), **labels)
-            y = np.concatenate([s["y"] for s in start])
-            counts, _ = np.histogram(y, bins=60, range=(-0.45, 0.45))
-            if drawn:
-                extras.append({**extra, "name": "lateral", "data": counts.tolist()})
+        drawn = nfe in policy.drawn and t_w == 0.0
+        rollouts(acting(), episode_seeds, found, drawn)
+        if isinstance(task, PointMass) and t_w == 0.0:
+            first_chunks(acting(), task, found, drawn)
     for seed, rates in getattr(task, "expert_success", {}).items():
         for sub, by_gain in rates.items():
-            row = {"method": name_cfg.method, "task": train_cfg.task, "seed": seed, "subtask": sub}
-            value = float(np.mean(list(by_gain.values())))
-            rows.append({**row, "metric": "expert_success", "value": value})
-    if train_cfg.method not in ("bc", "ddpm", "distil"):
+            found.row("expert_success", seed, np.mean(list(by_gain.values())), subtask=sub)
+    if policy.velocity:
         obs = np.stack([task.windows(s)[0][:256] for s in seeds])
         n_z = task.horizon * task.action_dim
-        add("semigroup", semigroup_residual(net, torch.from_numpy(obs), n_z, cfg.device))
-    run.write_eval(rows, extras)
+        residual = semigroup_residual(net, torch.from_numpy(obs), n_z, cfg.device)
+        found.add("semigroup", residual)
+    run.write_eval(found.rows, found.extras)
     task.close()
 
 

@@ -1,4 +1,4 @@
-"""Experiments B and C (Meta-World v3) and the paper's own tasks, in the interface of task.py.
+"""Experiments B and C (Meta-World v3) and the paper's own tasks, in the interface of interface.py.
 
 B, "metaworld": one policy for five tasks told apart by a one-hot; 20 demonstrations per task of a
 scripted expert made multimodal (two gains, action noise), other demonstrations for every training
@@ -29,7 +29,7 @@ from common.control.lockstep import rollout
 from common.control.metaworld import DemoConfig, SimulatedEpisode, TaskSimulator
 from common.control.windows import MinMax, Standardizer, windows
 from common.errors import UserError, choose
-from papers.ofp.task import EncoderKind, Floats, Policy
+from papers.ofp.interface import EncoderKind, Floats, Policy, Scales
 
 MULTI_TASK = ("hammer-v3", "reach-v3", "soccer-v3", "box-close-v3", "push-back-v3")
 # At half gain the hammer's blow is too weak: 1 of 40 episodes drives the nail in, whatever the
@@ -94,7 +94,7 @@ def make_metaworld_task(name: str, seeds: Sequence[int], **options: Any) -> Any:
     if name == "dp3-dexart":
         raise UserError(
             "DexArt is not built in: it needs SAPIEN and DexArt's expert checkpoints to make "
-            "demonstrations; the README's section on the paper scale says what is left out"
+            "demonstrations; NOTES.md says what is left out"
         )
     if name.startswith("dp3-adroit"):
         hand = name.removeprefix("dp3-adroit").removeprefix("-") or "door"
@@ -176,10 +176,14 @@ class MetaWorldTask:
         """(obs [N, obs_dim] standardised, actions [N, H, d] normalised); split: train or val."""
         return self._data[seed].windows[split]
 
+    def scales(self, seed: int) -> Scales:
+        """Of a training seed; see interface.Task.scales. Frames as in the class's description."""
+        return self._data[seed].scales
+
     def rollout(
         self, policy: Policy, episode_seeds: Sequence[int], record: int = 0
     ) -> dict[str, NDArray]:
-        """Every network in every sub-task from the same initial states; see task.Task.rollout.
+        """Every network in every sub-task from the same initial states; see interface.Task.rollout.
 
         The episodes are ordered by sub-task; recorded paths are the hand's positions [m].
         """
@@ -238,6 +242,11 @@ class _Data:
     scale_obs: Callable[[Floats], Floats]  # raw frames [..., frame_dim] -> standardised
     scale_actions: MinMax
     rates: dict[str, dict[str, float]]
+
+    @property
+    def scales(self) -> Scales:
+        """See interface.Task.scales."""
+        return lambda frames: self.scale_obs(frames).reshape(-1), self.scale_actions.inverse
 
     @classmethod
     def fit(
@@ -356,10 +365,14 @@ class AdroitTask:
         """(obs [N, obs_dim], actions [N, H, d]); the same demonstrations for every seed."""
         return self._data.windows[split]
 
+    def scales(self, seed: int) -> Scales:
+        """The same for every seed; see interface.Task.scales."""
+        return self._data.scales
+
     def rollout(
         self, policy: Policy, episode_seeds: Sequence[int], record: int = 0
     ) -> dict[str, NDArray]:
-        """One environment per episode, side by side; see task.Task.rollout (no paths here)."""
+        """One environment per episode, side by side; see interface.Task.rollout (no paths here)."""
         runs = [_GymEpisode(self._make_env(), seed) for _ in self.seeds for seed in episode_seeds]
         try:
             return _rollout(

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from papers.ofp.networks import Linear
-from papers.ofp.task import Task
+from papers.ofp.interface import Task
+from papers.ofp.layers import Linear
 
 
 class Dense(nn.Module):

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from papers.ofp.task import Floats, Policy
+from papers.ofp.interface import Floats, Policy, Scales
 
 SPEED = 0.06  # length of a step at |a| = 1
 GOAL = np.array([1.0, 0.0])
@@ -149,7 +149,7 @@ def start_metrics(chunks: NDArray, expert: NDArray) -> dict[str, float]:
 
 
 class PointMass:
-    """Experiment A in the interface of task.py; every training seed has its own demonstrations."""
+    """Experiment A (see interface.py); every training seed has its own demonstrations."""
 
     name = "point-mass"
     obs_dim, action_dim, horizon, execute = 4, 2, HORIZON, EXECUTE
@@ -179,6 +179,15 @@ class PointMass:
         """Standardised observations [S, E, 4] of positions [S, E, 2]."""
         obs = np.concatenate((previous, now), axis=-1)
         return ((obs - self.mean) / self.std).astype(np.float32)
+
+    def scales(self, seed: int) -> Scales:
+        """Of a training seed; the actions are not rescaled."""
+        mean, std = self._stats[self.seeds.index(seed)]
+
+        def observe(frames: NDArray) -> Floats:
+            return ((np.reshape(frames, -1) - mean) / std).astype(np.float32)
+
+        return observe, lambda chunk: np.asarray(chunk)
 
     def rollout(
         self, policy: Policy, episode_seeds: Sequence[int], record: int = 0

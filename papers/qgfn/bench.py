@@ -26,9 +26,9 @@ from common.gfn.nets import adam_with_log_Z
 from common.gfn.sampling import sample, uniforms
 from common.stacked import clip_grad_norm_per_seed, seed_generators
 from common.torch_utils import setup
-from papers.qgfn.baselines import METHODS
 from papers.qgfn.learning import behaviour, learn
 from papers.qgfn.method import update_lagged
+from papers.qgfn.methods import METHODS
 from papers.qgfn.networks import Networks
 from papers.qgfn.task import hamming, table_task
 

@@ -1,450 +1,227 @@
-"""The paper's claims as functions of the results, its tables and its figures."""
+"""The claims of QGFN: what is said, and how rows of a method decide it, on the tasks run."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
 
 import numpy as np
-import pandas as pd
 from scipy.stats import spearmanr
 
-from common import plotting
-from common.claims_v1 import (
-    CONTRADICTED,
-    INCONCLUSIVE,
-    REPRODUCED,
+from common.claims import (
     Claim,
     Judgement,
-    Table,
+    NoResults,
+    Rows,
     all_of,
     by_interval,
     claims_cli,
     compare,
-    curves,
-    interval,
-    values,
+    not_worse,
 )
-from common.plotting import Figure
-from common.stats import Interval, paired_diff, ratio_of_means
+from common.stats import mean_ci
+from papers.qgfn.methods import METHODS
+from papers.qgfn.reading import matched, own_sweep
 
-VARIANTS = ("p-greedy", "p-quantile", "p-of-max")
-DEFAULT_P = {"p-greedy": 0.4, "p-quantile": 0.8, "p-of-max": 0.9}  # what q3 compares with p = 0
-NAMES = {
-    "p-greedy": "p-greedy 0.4",
-    "p-quantile": "p-quantile 0.8",
-    "p-of-max": "p-of-max 0.9",
-    "p-of-max-n1": "p-of-max 0.9, n=1",
-    "p-of-max-n3": "p-of-max 0.9, n=3",
-    "tb": "TB(β)",
-    "tb-4beta": "TB(4β)",
-    "tb-beta3": "TB(3)",
-    "dqn": "DQN",
-    "uniform": "uniform",
-}
-TASKS = {"bits": "bits", "rna": "RNA8", "qed": "QED4", "seh": "sEH", "qm9str": "QM9 strings"}
 SPEARMAN, KEPT = 0.9, 0.7  # thresholds of q3
-SCALES = ("default",)
+SAME = 1e-9  # "at least": the interval of the difference does not reach below zero
+
+TITLES = {"bits": "bits", "rna": "RNA8", "qed": "QED4", "seh": "sEH", "qm9str": "QM9 strings"}
+REWARD = ("bits", "qed", "seh", "qm9str")  # tasks of q1, where they were run
+MODES = ("bits", "seh")  # q2
+CONTROL = ("bits", "rna", "qed", "seh", "qm9str")  # q3
+DIVERSITY = ("bits", "qed", "seh")  # q4
 
 
-def sweep(
-    rows: pd.DataFrame, task: str, trained: str, mixture: str, metric: str
-) -> tuple[Any, Any]:
-    """p [P] and values [n_seeds, P] of a pair trained with one mixture, sampled with another."""
-    if "mixture" not in rows:
-        return np.zeros(0), np.zeros((0, 0))
-    return curves(rows[rows.mixture == mixture], task, trained, f"sweep_{metric}")
+def where(
+    rows: Rows, tasks: Sequence[str], one: Callable[[Rows], Judgement], **labels: str
+) -> Judgement:
+    """A judgement on each of ``tasks`` that has rows with ``labels``; all are required."""
+    parts = {TITLES[t]: one(rows.of(task=t)) for t in tasks if rows.of(task=t, **labels)}
+    if not parts:
+        raise NoResults(f"none of the tasks {', '.join(tasks)}")
+    return all_of(parts, spell_out=len(parts))
 
 
-def at_least(difference: Interval, **evidence: Any) -> Judgement:
-    """Judge "A >= B" from the interval of A - B."""
-    if difference.low >= 0:
-        verdict = REPRODUCED
-    else:
-        verdict = CONTRADICTED if difference.high < 0 else INCONCLUSIVE
-    kept = {"difference": difference.value, "low": difference.low, "high": difference.high}
-    return Judgement(verdict, str(difference), {**kept, **evidence})
+def higher_reward(rows: Rows, method: str) -> Judgement:
+    """q1: mean raw R of the last training samples, the judged method minus TB at the same beta."""
+
+    def one(rows: Rows) -> Judgement:
+        reward = rows.of(metric="mean_reward_last")
+        ours, base = reward.of(method=method), reward.of(method="tb")
+        gap = ours.minus(base)
+        share = 100 * gap.value / base.value()
+        text = f"{ours.value():.3f} − {base.value():.3f} = {gap} ({share:+.1f} %)"
+        return by_interval(gap, ours=text, percent=share)
+
+    return where(rows, REWARD, one, method="tb")
 
 
-def q1(rows: pd.DataFrame) -> Judgement:
-    """Mean raw R of the last training samples: at least two variants above TB at the same beta."""
-    parts = {}
-    for task in ("bits", "qed"):
-        base = values(rows, task, "tb", "mean_reward_last")
-        gaps = {m: paired_diff(values(rows, task, m, "mean_reward_last"), base) for m in VARIANTS}
-        above = sum(ci.low > 0 for ci in gaps.values())
-        below = sum(ci.high < 0 for ci in gaps.values())
-        verdict = REPRODUCED if above >= 2 else CONTRADICTED if below >= 2 else INCONCLUSIVE
-        text = f"TB {base.mean():.3f}; " + ", ".join(f"{m} {ci}" for m, ci in gaps.items())
-        evidence = {m: [ci.value, ci.low, ci.high] for m, ci in gaps.items()}
-        parts[TASKS[task]] = Judgement(verdict, text, {"tb": float(base.mean()), **evidence})
-    return all_of(parts)
+def more_modes(rows: Rows, method: str) -> Judgement:
+    """q2a: modes found by the end of training: more than TB, and at least as many as Q alone."""
 
-
-def q2(rows: pd.DataFrame) -> Judgement:
-    """Modes found on bits: the best variant above TB(beta), and at least DQN."""
-    found = {m: values(rows, "bits", m, "modes_found") for m in (*VARIANTS, "tb", "dqn")}
-    best = max(VARIANTS, key=lambda m: found[m].mean())
-    tb = paired_diff(found[best], found["tb"])
-    dqn = at_least(paired_diff(found[best], found["dqn"]))
-    means = {m: float(x.mean()) for m, x in found.items()}
-    return all_of(
-        {
-            "against TB": by_interval(
-                tb,
-                ours=f"{best} {means[best]:.1f} − {means['tb']:.1f} = {tb}",
-                best=best,
-                means=means,
-            ),
-            "against DQN": Judgement(
-                dqn.verdict, f"{means[best]:.1f} − {means['dqn']:.1f} = {dqn.ours}", dqn.evidence
-            ),
+    def one(rows: Rows) -> Judgement:
+        found = rows.of(metric="modes_found")
+        ours = found.of(method=method)
+        gaps = {name: ours.minus(found.of(method=name)) for name in ("tb", "dqn")}
+        parts = {
+            f"{ours.value():.1f} − TB": by_interval(gaps["tb"]),
+            "− Q alone": not_worse(gaps["dqn"], SAME),
         }
-    )
+        strong = found.of(method="tb-4beta")
+        return all_of(parts, f"TB(4β) finds {strong.value():.1f}" if strong else "")
+
+    return where(rows, MODES, one, method="tb")
 
 
-def rises(p: np.ndarray, reward: np.ndarray) -> float:
-    """Spearman of mean R and p over the *different* policies of a sweep.
+def modes_sooner(rows: Rows, method: str) -> Judgement:
+    """q2b: modes found, mean over training, the judged method minus TB at 4 beta."""
 
-    Where raising p removes no further action, the policy and so its exact R stay the same: such
-    values of p are one policy and count once.
-    """
-    new = np.concatenate([[True], np.abs(np.diff(reward)) > 1e-9])
-    return float(spearmanr(p[new], reward[new]).statistic) if new.sum() > 2 else float("nan")
+    def one(rows: Rows) -> Judgement:
+        both = {}
+        for name in (method, "tb-4beta"):
+            both[name] = rows.of(method=name, metric="modes").curve(least=2)[1].mean(1)
+        if len(both[method]) != len(both["tb-4beta"]):
+            raise NoResults("the methods have different seeds")
+        gap = mean_ci(both[method] - both["tb-4beta"])
+        text = f"{both[method].mean():.1f} against {both['tb-4beta'].mean():.1f}; difference {gap}"
+        return by_interval(gap, ours=text)
 
-
-def q3(rows: pd.DataFrame) -> Judgement:
-    """Control at inference: R rises with p, and diversity is kept at the default p."""
-    rank, kept = {}, {}
-    for task in ("bits", "rna", "qed"):
-        for m in VARIANTS:
-            p, reward = sweep(rows, task, m, m, "reward")
-            rank[f"{TASKS[task]} {m}"] = float(np.mean([rises(p, r) for r in reward]))
-            _, distance = sweep(rows, task, m, m, "distance")
-            chosen = distance[:, np.flatnonzero(p == DEFAULT_P[m])[0]]
-            kept[f"{TASKS[task]} {m}"] = ratio_of_means(chosen, distance[:, 0], paired=True)
-    worst = min(rank, key=lambda k: rank[k])
-    least = min(kept, key=lambda k: kept[k].value)
-    n_rank = sum(v >= SPEARMAN for v in rank.values())
-    n_kept = sum(ci.value >= KEPT for ci in kept.values())
-    return all_of(
-        {
-            "R rises with p": compare(
-                rank[worst],
-                SPEARMAN,
-                ours=f"Spearman ≥ {SPEARMAN} in {n_rank} of {len(rank)}; "
-                f"least {rank[worst]:.3f} ({worst})",
-                spearman=rank,
-            ),
-            "diversity kept": compare(
-                kept[least].value,
-                KEPT,
-                ours=f"ratio ≥ {KEPT} in {n_kept} of {len(kept)}; least {kept[least]} ({least})",
-                ratio={k: [ci.value, ci.low, ci.high] for k, ci in kept.items()},
-            ),
-        }
-    )
+    return where(rows, MODES, one, method="tb-4beta")
 
 
-def matched(rows: pd.DataFrame, task: str, method: str) -> tuple[float, np.ndarray]:
-    """The p at which a variant's mean R is nearest to TB(4 beta)'s, and its distances there."""
-    target = values(rows, task, "tb-4beta", "final_reward").mean()
-    p, reward = sweep(rows, task, method, method, "reward")
-    nearest = int(np.abs(reward.mean(0) - target).argmin())
-    return float(p[nearest]), sweep(rows, task, method, method, "distance")[1][:, nearest]
+def rises(rows: Rows, method: str) -> Judgement:
+    """q3a: Spearman of mean R and p over the sweep, mean over seeds; equal rewards are ties."""
+
+    def one(rows: Rows) -> Judgement:
+        p, reward = own_sweep(rows, method, "reward")
+        ranks = [spearmanr(p, r).statistic if np.ptp(r) else 0.0 for r in reward]
+        return by_interval(mean_ci(ranks), SPEARMAN)
+
+    return where(rows, CONTROL, one, metric="sweep_reward", method=method)
 
 
-def q4(rows: pd.DataFrame) -> Judgement:
-    """Diversity: p-of-max or p-quantile at least DQN's; at matched R at least TB(4 beta)'s."""
-    parts = {}
-    for task in ("bits", "qed"):
-        candidates = {}
-        for m in ("p-of-max", "p-quantile"):
-            mine = values(rows, task, m, "final_distance")
-            dqn = at_least(paired_diff(mine, values(rows, task, "dqn", "final_distance")))
-            p, at_p = matched(rows, task, m)
-            tb = at_least(paired_diff(at_p, values(rows, task, "tb-4beta", "final_distance")), p=p)
-            candidates[m] = all_of(
-                {
-                    "− DQN": dqn,
-                    f"− TB(4β) at p={p:g}": tb,
-                }
-            )
-        order = (REPRODUCED, INCONCLUSIVE, CONTRADICTED)
-        best = min(candidates, key=lambda m: order.index(candidates[m].verdict))
-        chosen = candidates[best]
-        parts[TASKS[task]] = Judgement(
-            chosen.verdict,
-            f"{best}: {chosen.ours}",
-            {m: {"verdict": c.verdict, **c.evidence} for m, c in candidates.items()},
-        )
-    return all_of(parts)
+def stays_diverse(rows: Rows, method: str) -> Judgement:
+    """q3b: mean pairwise distance at the method's own p, as a share of that at p = 0."""
+
+    def one(rows: Rows) -> Judgement:
+        own_sweep(rows, method, "distance")
+        distance = rows.of(method=method, metric="sweep_distance", mixture=METHODS[method].mixture)
+        chosen, at_zero = (distance.of(step=p) for p in (METHODS[method].p, 0.0))
+        return by_interval(chosen.over(at_zero), KEPT)
+
+    return where(rows, CONTROL, one, metric="sweep_distance", method=method)
 
 
-def q5(rows: pd.DataFrame) -> Judgement:
-    """n = T against n = 1, p-of-max on bits."""
-    far = values(rows, "bits", "p-of-max", "mean_reward_last")
-    near = values(rows, "bits", "p-of-max-n1", "mean_reward_last")
-    judged = at_least(paired_diff(far, near))
-    text = f"{far.mean():.3f} − {near.mean():.3f} = {judged.ours}"
-    return Judgement(judged.verdict, text, judged.evidence)
+def more_diverse_than_q(rows: Rows, method: str) -> Judgement:
+    """q4a: mean pairwise distance of the final model's samples, minus that of Q alone."""
+
+    def one(rows: Rows) -> Judgement:
+        distance = rows.of(metric="final_distance")
+        ours, base = distance.of(method=method), distance.of(method="dqn")
+        gap = ours.minus(base)
+        return not_worse(gap, SAME, ours=f"{ours.value():.3f} − {base.value():.3f} = {gap}")
+
+    return where(rows, DIVERSITY, one, method="dqn")
 
 
-def q6(rows: pd.DataFrame) -> Judgement:
-    """The largest difference of probabilities between a mixture at p = 0 and P_F."""
-    gaps = rows[rows.metric == "p0_gap"].value
-    worst = float(gaps.max())
+def diverse_at_equal_reward(rows: Rows, method: str) -> Judgement:
+    """q4b: mean pairwise distance at TB(4 beta)'s mean reward, minus TB(4 beta)'s."""
+
+    def one(rows: Rows) -> Judgement:
+        at = matched(rows, method, "tb-4beta")
+        gap, most = mean_ci(at.ours - at.theirs), mean_ci(at.before - at.theirs)
+        text = f"{at.ours.mean():.3f} − {at.theirs.mean():.3f} = {gap}"
+        if missed := int((~at.reached).sum()):
+            text += f" ({missed} of {len(at.reached)} seeds never reach it)"
+        judged = not_worse(gap, SAME, ours=text, at_the_last_p_below=most.value)
+        details = f"{text}; at the last p of the sweep below that reward {most}"
+        return Judgement(judged.verdict, text, judged.evidence, details)
+
+    return where(rows, DIVERSITY, one, method="tb-4beta")
+
+
+def many_steps(rows: Rows, method: str) -> Judgement:
+    """q5: mean raw R of the last training samples on bits, minus that of the same with n = 1."""
+    rival = METHODS[method].one_step
+    if rival is None:
+        raise NoResults(f"{method} has no form with n = 1")
+    reward = rows.of(task="bits", metric="mean_reward_last")
+    ours, near = reward.of(method=method), reward.of(method=rival)
+    gap = ours.minus(near)
+    return not_worse(gap, SAME, ours=f"{ours.value():.3f} − {near.value():.3f} = {gap}")
+
+
+def nothing_at_zero(rows: Rows, method: str) -> Judgement:
+    """q6: the largest difference of probabilities between a trained mixture at p = 0 and P_F."""
+    gaps = rows.of(method=method, metric="p0_gap").frame
+    if gaps.empty:
+        raise NoResults(f"no mixture of {method} at p = 0")
+    worst = float(gaps.value.max())
     return compare(worst, 0.0, above=False, ours=f"largest difference {worst:g} ({len(gaps)} runs)")
 
 
 CLAIMS = [
     Claim(
         "q1",
-        "Each mixture samples higher mean reward than TB at the same β (at least two of three on "
-        "bits and on QED strings; last 10 % of the training samples)",
-        "Section 4",
-        "fragments, recalled: 0.78 → 0.95–0.97",
-        SCALES,
-        q1,
+        "p-of-max samples higher mean reward than TB at the same β (last tenth of training; bits, "
+        "QED4)",
+        *("Section 4", "fragments, recalled: 0.78 → 0.97 (+24 %)"),
+        *(higher_reward, "p-of-max", ("bits",), ("tb",)),
+        headline=True,
     ),
     Claim(
-        "q2",
-        "Modes found on bits at the same number of trajectories: the best mixture above TB(β), and "
-        "at least DQN",
-        "Section 4",
-        "curves only",
-        SCALES,
-        q2,
+        "q2a",
+        "p-greedy finds more modes of bits than TB, and no fewer than Q alone, in equal "
+        "trajectories (64,000)",
+        *("Section 4", "curves only"),
+        *(more_modes, "p-greedy", ("bits",), ("tb", "dqn")),
     ),
     Claim(
-        "q3",
-        "Greediness is controlled at inference: with one trained pair mean reward rises with p "
-        "(Spearman ≥ 0.9), and diversity at p = 0.4, 0.8, 0.9 is at least 0.7 of that at p = 0",
-        "Section 5",
-        "curves only",
-        SCALES,
-        q3,
+        "q2b",
+        "…and finds them sooner than TB(4β): modes of bits, mean over training (our addition)",
+        *("Section 1, against a larger β", "–"),
+        *(modes_sooner, "p-greedy", ("bits",), ("tb-4beta",)),
     ),
     Claim(
-        "q4",
-        "p-of-max or p-quantile is at least as diverse as DQN, and as TB(4β) at the same mean "
-        "reward (bits, QED strings)",
-        "Section 4",
-        "fragments, recalled: similarity 0.545 → 0.51–0.55",
-        SCALES,
-        q4,
+        "q3a",
+        "Control at inference: one trained pair's mean reward rises with p (Spearman ≥ 0.9; bits, "
+        "RNA8, QED4)",
+        *("Section 5", "curves only", rises, "p-of-max", ("bits",)),
+    ),
+    Claim(
+        "q3b",
+        "…and diversity at the trained p is at least 0.7 of that at p = 0 (bits, RNA8, QED4)",
+        *("Section 5", "curves only", stays_diverse, "p-of-max", ("bits",)),
+    ),
+    Claim(
+        "q4a",
+        "p-of-max is at least as diverse as Q alone (pairwise distance of 1,000 samples; bits, "
+        "QED4)",
+        *("Section 4", "similarity, recalled: 0.545 → 0.51"),
+        *(more_diverse_than_q, "p-of-max", ("bits",), ("dqn",)),
+    ),
+    Claim(
+        "q4b",
+        "…and at TB(4β)'s mean reward (p interpolated per seed) at least as diverse as TB(4β)",
+        *("Section 4", "–"),
+        *(diverse_at_equal_reward, "p-of-max", ("bits",), ("tb-4beta",)),
     ),
     Claim(
         "q5",
-        "Many-step targets: p-of-max with n = T reaches at least the mean reward of n = 1 (bits)",
-        "Section 5",
-        "n near the length is best",
-        SCALES,
-        q5,
+        "Many-step targets: p-of-max 0.9 with n = T reaches at least the mean reward of n = 1 "
+        "(bits)",
+        *("Section 5", "n near the length is best"),
+        *(many_steps, "p-of-max", ("bits",), ("p-of-max-n1",)),
     ),
     Claim(
         "q6",
-        "p = 0 reproduces P_F exactly",
-        "Section 3.2",
-        "exact",
-        ("default", "paper"),
-        q6,
+        "p = 0 gives the trained P_F bit for bit (states of rollouts)",
+        *("Section 3.2", "exact", nothing_at_zero, "p-of-max", ("*",)),
+        specific=False,
+        shared="each mixture's formula says so; p-quantile alone is not continuous there",
     ),
 ]
 
 
-def tables(rows: pd.DataFrame) -> list[Table]:
-    """Training and final models; the sweep over p; cross use."""
-    result = []
-    body = []
-    for task in TASKS:
-        for m in NAMES:
-            if not len(reward := values(rows, task, m, "mean_reward_last")):
-                continue
-            within = values(rows, task, m, "modes_found_within_2")
-            modes = interval(values(rows, task, m, "modes_found"))
-            body.append(
-                [
-                    TASKS[task],
-                    NAMES[m],
-                    interval(reward),
-                    interval(values(rows, task, m, "top_reward_final")),
-                    modes + (f" ({within.mean():.1f})" if len(within) else ""),
-                    interval(values(rows, task, m, "final_reward")),
-                    interval(values(rows, task, m, "final_distance")),
-                    interval(values(rows, task, m, "log_Z")),
-                    interval(values(rows, task, m, "l1_of_pf")),
-                    interval(values(rows, task, m, "pruned_final")),
-                ]
-            )
-    result.append(
-        Table(
-            "Training (reward of the last 10 % of the samples, best 100 distinct objects, modes; "
-            "bits: within δ = 3, in brackets 2) and 1000 samples of the final model (RNA8, QED4: "
-            "mean reward exact); learned log Z; L1 of P_F alone to its target; share of states "
-            "whose best action under P_F is never taken",
-            [
-                "task",
-                "method",
-                "mean R",
-                "top-100 R",
-                "modes",
-                "final R",
-                "final distance",
-                "log Z",
-                "L1 of P_F",
-                "pruned",
-            ],
-            body,
-        )
-    )
-    if "mixture" not in rows:
-        return result
-    shown = (0.0, 0.4, 0.8, 0.9, 1.0)
-    body = []
-    for task in TASKS:
-        for trained in VARIANTS:
-            for mixture in VARIANTS:
-                p, reward = sweep(rows, task, trained, mixture, "reward")
-                if not len(p):
-                    continue
-                _, distance = sweep(rows, task, trained, mixture, "distance")
-                cells = [
-                    f"{reward[:, i].mean():.3f} / {distance[:, i].mean():.2f}"
-                    for i in (np.flatnonzero(p == x)[0] for x in shown)
-                ]
-                body.append([TASKS[task], trained, mixture, *cells])
-    result.append(
-        Table(
-            "One trained pair, sampled with any mixture at any p: mean R / mean pairwise distance",
-            ["task", "trained with", "sampled with", *(f"p = {x:g}" for x in shown)],
-            body,
-        )
-    )
-    return result
-
-
-def figures(rows: pd.DataFrame, extras: list[dict[str, Any]]) -> dict[str, Figure]:
-    """Pareto curves over p, learning curves, cross use, n."""
-    drawn: dict[str, Figure] = {}
-    colour = plotting.colours(list(NAMES), VARIANTS)
-    dash = plotting.dashes(list(NAMES)) | {"p-greedy": "-", "p-quantile": "--", "p-of-max": ":"}
-    separate = plotting.colours(VARIANTS, "p-of-max")
-    marker = {"p-greedy": "o", "p-quantile": "s", "p-of-max": "^"}
-    known = set(rows.task)
-    tasks = [t for t in ("bits", "rna", "qed") if t in known]
-    if "step" not in rows or not tasks:
-        return drawn
-
-    if "mixture" in rows:
-        figure, axes = plotting.panels(1, len(tasks), width=3.8, height=3.2)
-        for ax, task in zip(axes[0], tasks, strict=True):
-            for m in VARIANTS:
-                pareto(
-                    ax,
-                    rows,
-                    task,
-                    m,
-                    m,
-                    label=m,
-                    color=colour[m],
-                    linestyle=dash[m],
-                    marker=marker[m],
-                )
-            for m in ("tb", "tb-4beta", "tb-beta3", "dqn"):
-                reward = values(rows, task, m, "final_reward")
-                if len(reward):
-                    distance = values(rows, task, m, "final_distance")
-                    ax.plot(reward, distance, "x", color=colour[m], alpha=0.4, markersize=4)
-                    ax.plot(reward.mean(), distance.mean(), "D", color=colour[m], label=NAMES[m])
-            ax.set_title(TASKS[task])
-            ax.set_xlabel("mean R")
-        axes[0][0].set_ylabel("mean pairwise distance")
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-        figure.suptitle("Reward against diversity: one trained pair per mixture, p from 0 to 1")
-        drawn["pareto"] = figure
-
-        figure, axes = plotting.panels(
-            len(tasks), 3, width=2.8, height=2.2, sharex="row", sharey="row"
-        )
-        for line, task in zip(axes, tasks, strict=True):
-            for ax, mixture in zip(line, VARIANTS, strict=True):
-                for trained in VARIANTS:
-                    pareto(
-                        ax,
-                        rows,
-                        task,
-                        trained,
-                        mixture,
-                        label=f"trained with {trained}",
-                        color=separate[trained],
-                        linestyle=dash[trained],
-                        marker=marker[trained],
-                    )
-                ax.set_title(f"{TASKS[task]}, sampled with {mixture}", fontsize=8)
-            line[0].set_ylabel("distance")
-        for ax in axes[-1]:
-            ax.set_xlabel("mean R")
-        figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        drawn["cross_use"] = figure
-
-    shown = ("p-greedy", "p-quantile", "p-of-max", "tb", "tb-4beta", "dqn", "uniform")
-    figure, axes = plotting.panels(2, len(tasks), height=2.4, sharex="col")
-    for line, metric in zip(axes, ("mean_reward", "modes"), strict=True):
-        for ax, task in zip(line, tasks, strict=True):
-            draw(ax, rows, task, shown, metric, colour, dash)
-        line[0].set_ylabel({"mean_reward": "mean R of training samples"}.get(metric, "modes found"))
-    for ax, task in zip(axes[0], tasks, strict=True):
-        ax.set_title(TASKS[task])
-    for ax in axes[-1]:
-        ax.set_xlabel("thousand trajectories")
-    figure.legend(*axes[0][0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    drawn["curves"] = figure
-
-    if len(values(rows, "bits", "p-of-max-n1", "modes_found")):
-        figure, axes = plotting.panels(1, 2)
-        for ax, metric in zip(axes[0], ("mean_reward", "modes"), strict=True):
-            draw(
-                ax,
-                rows,
-                "bits",
-                ("p-of-max", "p-of-max-n3", "p-of-max-n1", "tb"),
-                metric,
-                colour,
-                dash,
-            )
-            ax.set_xlabel("thousand trajectories")
-            ax.set_ylabel({"mean_reward": "mean R"}.get(metric, "modes found"))
-        axes[0][0].legend(fontsize=7)
-        drawn["n_steps"] = figure
-    return drawn
-
-
-def pareto(
-    ax: plotting.Axes, rows: pd.DataFrame, task: str, trained: str, mixture: str, **style: Any
-) -> None:
-    """Mean distance against mean R along p, means over seeds."""
-    p, reward = sweep(rows, task, trained, mixture, "reward")
-    if len(p):
-        _, distance = sweep(rows, task, trained, mixture, "distance")
-        ax.plot(reward.mean(0), distance.mean(0), markersize=3.5, **style)
-
-
-def draw(
-    ax: plotting.Axes,
-    rows: pd.DataFrame,
-    task: str,
-    methods: Sequence[str],
-    metric: str,
-    colour: dict[str, str],
-    dash: dict[str, str],
-) -> None:
-    """Curves of several methods."""
-    for m in methods:
-        x, y = curves(rows, task, m, metric)
-        if len(y):
-            plotting.curve(ax, x / 1000, y, label=NAMES[m], color=colour[m], linestyle=dash[m])
-
-
 if __name__ == "__main__":
-    claims_cli(CLAIMS, tables, figures)
+    claims_cli(CLAIMS, METHODS)

@@ -7,6 +7,7 @@ No network is trained here: each trained pair is sampled with every mixture at e
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,14 +23,13 @@ from common.gfn.sampling import masked_log_softmax, sample, uniforms
 from common.run import Run
 from common.stacked import seed_generators
 from common.torch_utils import setup
-from papers.qgfn.baselines import METHODS, VARIANTS
+from papers.qgfn.config import Config, exponent, make_networks, make_task
 from papers.qgfn.learning import behaviour
 from papers.qgfn.method import MIXTURES
+from papers.qgfn.methods import METHODS
 from papers.qgfn.networks import Networks
 from papers.qgfn.task import StringTask
-from papers.qgfn.train import Config, exponent, make_networks, make_task
 
-PS = (0.0, 0.2, 0.4, 0.6, 0.8, 0.9, 0.95, 1.0)  # p of the sweep
 LAST_SHARE = 0.1  # "mean reward" is that of the last tenth of the training samples
 CHUNK = 8192  # states per forward pass
 
@@ -40,18 +40,13 @@ class EvalConfig:
 
     run: Path  # run directory
     device: str = "cpu"  # where policies are sampled (cuda: worth it for the transformer)
-    samples: int = 1000  # objects drawn per policy
+    samples: int = 1000  # strings drawn per policy (molecules: --samples of the training)
 
 
-@dataclass
-class Measured:
-    """What a policy samples, per seed."""
-
-    reward: list[float]  # mean raw reward: exact where the task is enumerable
-    distance: list[float]  # mean pairwise distance of the samples
-    modes: list[int]  # modes among the samples
-    entropy: list[float] | None = None  # of the objects, exact, nats
-    l1: list[float] | None = None  # sum |P_T - R^beta/Z|, exact
+#: What a policy samples, a value per seed: mean raw "reward" (exact where the task is enumerable),
+#: mean pairwise "distance", "modes" among the samples; where exact also "entropy" of the objects
+#: (nats) and "l1", the sum of |P_T - R^beta/Z|.
+Measured = dict[str, list[float]]
 
 
 class Policies:
@@ -102,7 +97,8 @@ class Policies:
         reward, hits = self.task.score(objects)
         modes = self.task.count(hits.any(1)).reshape(len(self.seeds), -1)[:, 0]
         distance = [self.task.distance(x) for x in objects]
-        return Measured(reward.double().mean(1).tolist(), distance, modes.tolist())
+        rewards = reward.double().mean(1).tolist()
+        return {"reward": rewards, "distance": distance, "modes": modes.tolist()}
 
     def _exact(self, mixture: str | None, p: float, epsilon: float) -> Measured:
         assert self.dag is not None
@@ -110,20 +106,19 @@ class Policies:
         mu = log_mu.double().exp()
         if epsilon:
             mu = (1 - epsilon) * mu + epsilon / mu.shape[-1]
-        result = Measured([], [], [], [], [])
-        assert result.entropy is not None and result.l1 is not None
+        result: Measured = {k: [] for k in ("reward", "distance", "modes", "entropy", "l1")}
         full = torch.full((self.dag.n_states, self.dag.n_actions), -torch.inf, dtype=torch.float64)
         for i, generator in enumerate(seed_generators(self.seeds, 3)):
             full[~self.objects] = mu[i].log()
             p_terminal = terminating_distribution(self.dag, full)
-            result.reward.append(float((p_terminal * self.reward).sum()))
-            result.entropy.append(float(torch.special.entr(p_terminal).sum()))
-            result.l1.append(float((p_terminal - self.target).abs().sum()))
+            result["reward"].append(float((p_terminal * self.reward).sum()))
+            result["entropy"].append(float(torch.special.entr(p_terminal).sum()))
+            result["l1"].append(float((p_terminal - self.target).abs().sum()))
             u = torch.rand(self.n_samples, generator=generator, dtype=torch.float64)
             cdf = p_terminal.cumsum(0)
             drawn = self.states[torch.searchsorted(cdf, u * cdf[-1], right=True)]
-            result.distance.append(self.task.distance(drawn))
-            result.modes.append(int(self.task.count(self.task.score(drawn)[1].any(0))))
+            result["distance"].append(self.task.distance(drawn))
+            result["modes"].append(int(self.task.count(self.task.score(drawn)[1].any(0))))
         return result
 
     def table(self, mixture: str | None, p: float) -> Tensor:
@@ -155,13 +150,28 @@ def evaluate(cfg: EvalConfig) -> None:
     run = Run.load(cfg.run)
     config = run.config(Config)
     rows: list[dict[str, Any]] = []
+    tuned = {} if config.lr is None else {"lr": config.lr}
 
     def add(metric: str, values: Any, **labels: Any) -> None:
         for seed, value in zip(config.seed, values, strict=True):
             key = {"method": config.method, "task": config.task, "seed": seed, "metric": metric}
-            rows.append({**key, "value": value, **labels})
+            rows.append({**key, "value": value, **tuned, **labels})
 
-    lines = run.metrics()
+    training(config, run.metrics(), add)
+    if config.task == "seh":
+        from papers.qgfn.molecules import MoleculePolicies, epsilon_of  # needs RDKit
+
+        device = setup(cfg.device, config.seed[0])
+        trained = MoleculePolicies(config, run.final(), device)
+        policies(config, trained, epsilon_of(METHODS[config.method]), add)
+    else:
+        strings = string_policies(config, run.final(), cfg)
+        policies(config, strings, METHODS[config.method].epsilon, add)
+    run.write_eval(rows)
+
+
+def training(config: Config, lines: list[dict[str, Any]], add: Callable[..., None]) -> None:
+    """What was logged: curves against trajectories, and their ends."""
     trajectories = [line["step"] * config.batch for line in lines]
     n_last = max(1, round(LAST_SHARE * len(lines)))
     for metric in ("mean_reward", "top_reward", "pruned", "policy_loss", "value_loss", "modes"):
@@ -177,19 +187,12 @@ def evaluate(cfg: EvalConfig) -> None:
                     add("modes_found_within_2", values[-1, :, 1].tolist())
             if metric in ("top_reward", "pruned"):
                 add(f"{metric}_final", curve[-1].tolist())
-
     if "log_Z" in lines[0] and config.objective == "tb":
         add("log_Z", lines[-1]["log_Z"])
-    if config.task != "seh":
-        strings(config, run.final(), cfg, add)
-    else:
-        for metric in ("similarity", "sample_reward"):
-            add(metric, [run.final()[metric]])
-    run.write_eval(rows)
 
 
-def strings(config: Config, final: Any, cfg: EvalConfig, add: Any) -> None:
-    """The final model's samples, and for the mixtures the sweep over p."""
+def string_policies(config: Config, final: Any, cfg: EvalConfig) -> Policies:
+    """The trained networks of a string task."""
     method = METHODS[config.method]
     task = make_task(config)
     device = setup("cpu" if task.enumerable else cfg.device, config.seed[0])
@@ -199,27 +202,38 @@ def strings(config: Config, final: Any, cfg: EvalConfig, add: Any) -> None:
         nets = make_networks(config, task)
         nets.load_state_dict(final["nets"])
         nets.to(device).eval().requires_grad_(False)
-    policies = Policies(task, nets, config.seed, exponent(config, task), cfg.samples)
+    return Policies(task, nets, config.seed, exponent(config, task.beta), cfg.samples)
+
+
+def policies(config: Config, trained: Any, epsilon: float, add: Callable[..., None]) -> None:
+    """The final model's samples, and of a pair of networks the sweep over mixtures and p.
+
+    Args:
+        config: of the run.
+        trained: has ``measure(mixture, p, epsilon)`` and ``gap_at_zero(mixture)``.
+        epsilon: random actions of the method's own samples; the sweep has none.
+        add: metric, a value per seed, labels -> rows.
+    """
+    method = METHODS[config.method]
     p = method.p if config.p is None else config.p
-    own = policies.measure(method.mixture, p, method.epsilon)
-    for name, values in vars(own).items():
-        if values is not None and name != "l1":
+    own = trained.measure(method.mixture, p, epsilon)
+    for name, values in own.items():
+        if name != "l1":
             add(f"final_{name}", values)
-    if config.method not in VARIANTS:
-        if own.l1 is not None and method.mixture is None:
-            add("l1_of_pf", own.l1)
+    if method.mixture is None or not method.sweeps:
+        if method.mixture is None and "l1" in own:
+            add("l1_of_pf", own["l1"])
         return
-    assert method.mixture is not None
-    alone = policies.measure(method.mixture, 0.0)
-    if alone.l1 is not None:
-        add("l1_of_pf", alone.l1)
-    add("p0_gap", [policies.gap_at_zero(method.mixture)] * len(config.seed))
+    alone = trained.measure(method.mixture, 0.0)
+    if "l1" in alone:
+        add("l1_of_pf", alone["l1"])
+    add("p0_gap", [trained.gap_at_zero(method.mixture)] * len(config.seed))
     for mixture in MIXTURES:
-        found = [alone, *(policies.measure(mixture, p) for p in PS[1:])]
+        found = [trained.measure(mixture, p) if p else alone for p in config.sweep]
         for name in ("reward", "distance", "modes", "entropy"):
-            if getattr(alone, name) is not None:
-                values = np.array([getattr(m, name) for m in found], dtype=float).T  # [S, P]
-                add(f"sweep_{name}", values.tolist(), step=list(PS), mixture=mixture)
+            if name in alone:
+                values = np.array([each[name] for each in found], dtype=float).T  # [S, P]
+                add(f"sweep_{name}", values.tolist(), step=list(config.sweep), mixture=mixture)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,17 @@ class Learned:
         best = log_mu.gather(-1, self.logits.argmax(-1, keepdim=True)).squeeze(-1)  # [S, U]
         return (best.gather(1, self.place.flatten(1)) == -torch.inf).double().mean(1)
 
+    def logged(self, log_Z: Tensor, mixture: str | None, p: float) -> dict[str, list[float]]:
+        """What there is to log; with a mixture also the share that it prunes."""
+        line = {}
+        if self.policy_loss is not None:
+            line = {"policy_loss": self.policy_loss.tolist(), "log_Z": log_Z.tolist()}
+        if self.value_loss is not None:
+            line["value_loss"] = self.value_loss.tolist()
+        if mixture is not None:
+            line["pruned"] = self.pruned(mixture, p).tolist()
+        return line
+
 
 def learn(
     nets: Networks,
@@ -155,6 +166,7 @@ class Tally:
     """What is counted along training: rewards, modes found, the best distinct objects."""
 
     def __init__(self, n_seeds: int, task: StringTask, window: int, device: torch.device) -> None:
+        self._count = task.count
         self.found = torch.zeros(n_seeds, task.n_hits, dtype=torch.bool, device=device)
         self.total = torch.zeros(n_seeds, dtype=torch.float64, device=device)
         self.keys = torch.zeros(n_seeds, window, dtype=torch.long, device=device)
@@ -169,8 +181,8 @@ class Tally:
         metrics.remember(self.keys, hashed(objects), step)
         metrics.remember(self.rewards, reward, step)
 
-    def close_window(self, n_objects: int, n_steps: int) -> tuple[Tensor, Tensor]:
-        """Mean reward of the last steps, and of the best distinct objects so far. [S], [S]."""
+    def close_window(self, n_objects: int, n_steps: int) -> dict[str, list[float]]:
+        """Per seed: mean reward of the last steps, of the best distinct objects, modes so far."""
         for s in range(len(self.best)):
             keys = torch.cat([self.best_keys[s], self.keys[s, :n_objects]])
             rewards = torch.cat([self.best[s], self.rewards[s, :n_objects]])
@@ -182,13 +194,18 @@ class Tally:
         mean = self.total / n_steps
         self.total.zero_()
         known = torch.isfinite(self.best)
-        return mean, torch.where(known, self.best, 0).sum(-1) / known.sum(-1)
+        top_mean = torch.where(known, self.best, 0).sum(-1) / known.sum(-1)
+        return {
+            "mean_reward": mean.tolist(),
+            "top_reward": top_mean.tolist(),
+            "modes": self._count(self.found).tolist(),
+        }
 
-    def tree(self) -> dict[str, Tensor]:
+    def state(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if not name.startswith("_")}
 
-    def load(self, tree: dict[str, Tensor]) -> None:
+    def load(self, state: dict[str, Tensor]) -> None:
         """From a checkpoint."""
-        for name, value in tree.items():
+        for name, value in state.items():
             getattr(self, name).copy_(value)

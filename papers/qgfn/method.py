@@ -32,21 +32,21 @@ RAMP_STEPS = 1500  # steps of the cosine ramp of p [code]
 def p_greedy(logits: Tensor, q: Tensor, mask: Tensor, p: float) -> Tensor:
     """mu = (1-p) P_F + p 1[a = argmax q]; maximisers share. log mu [..., A]."""
     log_pf = masked_log_softmax(logits, mask)
-    if p <= 0:
-        return log_pf
     best = maximisers(q, mask)
     log_greedy = torch.where(
         best, -best.sum(-1, keepdim=True).clamp(min=1).to(q.dtype).log(), -torch.inf
     )
     if p >= 1:
         return log_greedy
-    return torch.logaddexp(log_pf + math.log1p(-p), log_greedy + math.log(p))
+    weight = math.log(p) if p > 0 else -math.inf
+    return torch.logaddexp(log_pf + math.log1p(-p), log_greedy + weight)
 
 
 def p_quantile(logits: Tensor, q: Tensor, mask: Tensor, p: float) -> Tensor:
-    """mu ~ P_F 1[q >= the p-quantile of the valid q] (linear interpolation). log mu [..., A]."""
-    if p <= 0:
-        return masked_log_softmax(logits, mask)
+    """mu ~ P_F 1[q >= the p-quantile of the valid q] (linear interpolation). log mu [..., A].
+
+    Not continuous at p = 0: there all actions stay, while any p > 0 removes the worst one.
+    """
     ascending = q.masked_fill(~mask, torch.inf).sort(-1).values  # invalid ones last
     at = p * (mask.sum(-1, keepdim=True) - 1).clamp(min=0).to(q.dtype)
     low = at.floor().long()
@@ -60,8 +60,6 @@ def p_quantile(logits: Tensor, q: Tensor, mask: Tensor, p: float) -> Tensor:
 
 def p_of_max(logits: Tensor, q: Tensor, mask: Tensor, p: float) -> Tensor:
     """mu ~ P_F 1[q >= p max q], q clamped at 0; p max q <= 1e-3 prunes nothing. log mu [..., A]."""
-    if p <= 0:
-        return masked_log_softmax(logits, mask)
     q = q.clamp(min=0)
     bar = p * q.masked_fill(~mask, -torch.inf).amax(-1, keepdim=True)
     return restricted(logits, mask & ((q >= bar - TIE) | (bar <= P_OF_MAX_FLOOR)))

@@ -1,12 +1,14 @@
 """The paper's fragment experiment (scale ``paper``): sEH binding, p-greedy, p-quantile, p-of-max.
 
-Needs two files of the first GFlowNet release in $PAPERS_DATA/seh (see the README); the MDP, the
+Needs two files of the first GFlowNet release in $PAPERS_DATA/seh (see the notes); the MDP, the
 proxy and its reward are in ``common.gfn.fragments``. Raw reward for Q: the proxy's score over 8.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,18 +16,20 @@ from torch import Tensor, nn
 from common.errors import UserError
 from common.gfn.fragments import (
     FragmentEnv,
+    Fragments,
     ProxyReward,
+    SEHProxy,
     data_file,
     load_fragments,
     load_proxy,
     mean_similarity,
 )
 from common.gfn.objectives import Visited, loss_per_seed, training_pairs
-from common.gfn.sampling import masked_log_softmax, sample, uniforms
+from common.gfn.sampling import Trajectories, masked_log_softmax, sample, uniforms
 from common.run import Run
 from common.stacked import adam, seed_generators
 from common.torch_utils import setup
-from papers.qgfn.baselines import METHODS
+from papers.qgfn.config import Config, exponent, rates
 from papers.qgfn.learning import decay
 from papers.qgfn.method import (
     MIXTURES,
@@ -35,9 +39,7 @@ from papers.qgfn.method import (
     ramp,
     update_lagged,
 )
-
-if TYPE_CHECKING:
-    from papers.qgfn.train import Config
+from papers.qgfn.methods import METHODS, Learner
 
 BETA = 32.0  # reward exponent [code]
 N_STEP = 25  # steps of the Q target [code: 25-30]; molecules end earlier
@@ -109,7 +111,7 @@ class Modes:
         self.names: list[str] = []
         self._prints: list[object] = []
 
-    def add(self, names: list[str], rewards: list[float]) -> None:
+    def add(self, names: Iterable[str], rewards: Iterable[float]) -> None:
         """Counts the new ones."""
         from rdkit import Chem
         from rdkit.DataStructs import BulkTanimotoSimilarity
@@ -122,6 +124,122 @@ class Modes:
                 self.names.append(name)
                 self._prints.append(print_)
 
+    def state(self) -> list[str]:
+        """What a checkpoint keeps."""
+        return list(self.names)
+
+    def load(self, state: Iterable[str]) -> None:
+        """From a checkpoint."""
+        self.__init__()  # type: ignore[misc]
+        names = list(state)
+        self.add(names, [MODE_REWARD] * len(names))
+
+
+@dataclass
+class Models:
+    """The networks of a run: P_F, Q, Q's lagged copy, and the copy of P_F that samples."""
+
+    env: FragmentEnv
+    method: Learner
+    policy: FragmentTransformer
+    q: FragmentTransformer
+    lagged: FragmentTransformer
+    follower: FragmentTransformer
+
+    @classmethod
+    def of(cls, cfg: Config, env: FragmentEnv) -> Models:
+        """Freshly initialised on the environment's device."""
+        made = [FragmentTransformer(env, cfg.width).to(env.device) for _ in range(4)]
+        models = cls(env, METHODS[cfg.method], *made)
+        models.lagged.load_state_dict(models.q.state_dict())
+        models.follower.load_state_dict(models.policy.state_dict())
+        return models
+
+    def named(self) -> dict[str, FragmentTransformer]:
+        """By the names of the checkpoints."""
+        return {
+            "policy": self.policy,
+            "q": self.q,
+            "lagged": self.lagged,
+            "follower": self.follower,
+        }
+
+    def behaviour(self, mixture: str | None, p: float) -> Callable[[Tensor], Tensor]:
+        """log mu of states: the mixture at greediness p, or P_F alone (uniform without one)."""
+
+        def log_mu(states: Tensor) -> Tensor:
+            mask = self.env.forward_mask(states)
+            logits = torch.zeros(mask.shape, device=mask.device)
+            if self.method.learns_pf:
+                logits = self.follower(states)[0]
+            return (
+                logits if mixture is None else MIXTURES[mixture](logits, self.q(states)[0], mask, p)
+            )
+
+        return log_mu
+
+
+def epsilon_of(method: Learner) -> float:
+    """Random actions: of a mixture its own, of a GFlowNet alone those of the fragment task."""
+    return method.epsilon if method.mixture is not None else EPSILON
+
+
+def user_files(cfg: Config) -> tuple[Fragments, SEHProxy]:
+    """The fragment list and the proxy.
+
+    Raises:
+        UserError: if one is missing, with what to obtain.
+    """
+    return load_fragments(data_file(cfg.fragments)), load_proxy(data_file(cfg.proxy))
+
+
+def setting(
+    cfg: Config, fragments: Fragments, weights: SEHProxy, device: torch.device
+) -> tuple[FragmentEnv, ProxyReward]:
+    """The MDP and its reward on a device."""
+    env = FragmentEnv(fragments, max_blocks=cfg.max_blocks, device=device)
+    return env, ProxyReward(env, weights.to(device))
+
+
+def raw_reward(proxy: ProxyReward, scores: Tensor) -> Tensor:
+    """R: the proxy's score, from below at ``r_min``, over 8."""
+    return scores.clamp(min=proxy.r_min) / proxy.norm
+
+
+def loss_of(
+    models: Models, traj: Trajectories, reward: Tensor, log_Z: Tensor, cfg: Config
+) -> Tensor:
+    """Sum of P_F's and Q's losses on the same trajectories; ``reward`` is raw, [1, B]."""
+    env, method = models.env, models.method
+    before, after = traj.states[..., :-1, :, :], traj.states[..., 1:, :, :]
+    mask = env.forward_mask(before)
+    loss = torch.zeros((), device=reward.device)
+    if method.learns_pf:
+        logits, log_flow = models.policy(before)
+        log_pf = masked_log_softmax(logits, mask)
+        log_pf = log_pf.gather(-1, traj.actions.unsqueeze(-1)).squeeze(-1)
+        n_parents = env.leaves(after).sum(-1).clamp(min=1)
+        log_pb = torch.where(traj.actions == env.stop, 0.0, -n_parents.float().log())
+        log_flow = nn.functional.pad(log_flow, (0, 1))
+        log_reward = exponent(cfg, BETA) * reward.log()
+        visited = Visited(log_pf, log_pb, log_flow, None, None, log_reward)
+        pairs = training_pairs(
+            *(cfg.objective, visited, traj.actions, traj.mask),
+            stop=env.stop,
+            log_Z=log_Z,
+            lam=cfg.lam,
+        )
+        loss = loss + loss_per_seed(pairs).sum()
+    if method.learns_q:
+        q = models.q(before)[0]
+        with torch.no_grad():
+            values = double_estimate(q, models.lagged(before)[0], mask)
+        n = cfg.n or method.n or N_STEP
+        target = n_step_targets(reward, traj.length, traj.mask.shape[-1], n, values)
+        taken = q.gather(-1, traj.actions.unsqueeze(-1)).squeeze(-1)
+        loss = loss + q_loss(taken, target, traj.mask).sum()
+    return loss
+
 
 def train_molecules(cfg: Config) -> None:
     """The loop of train.train_strings on the fragment MDP, one seed."""
@@ -130,129 +248,100 @@ def train_molecules(cfg: Config) -> None:
     method = METHODS[cfg.method]
     if not (method.learns_pf or method.learns_q):
         raise UserError(f"the molecule task does not know the method {cfg.method}")
-    fragments = load_fragments(data_file(cfg.fragments))
-    proxy = load_proxy(data_file(cfg.proxy))
+    found = user_files(cfg)
     run = Run.open(cfg.out, cfg)
     if run.finished:
         return
     device = setup(cfg.device, cfg.seed[0])
-    env = FragmentEnv(fragments, max_blocks=cfg.max_blocks, device=device)
-    reward_of = ProxyReward(env, proxy.to(device))
-    beta = method.beta or method.beta_factor * (cfg.beta or BETA)
-    greediness = method.p if cfg.p is None else cfg.p
-    ramp_steps = round(cfg.ramp_share * cfg.steps) if method.ramps else 0
-    epsilon = method.epsilon if method.mixture is not None else EPSILON
-    n = cfg.n or method.n or N_STEP
-
-    policy, q_net, lagged, follower = (
-        FragmentTransformer(env, cfg.width).to(device) for _ in range(4)
-    )
-    lagged.load_state_dict(q_net.state_dict())
-    follower.load_state_dict(policy.state_dict())
+    env, proxy = setting(cfg, *found, device)
+    models = Models.of(cfg, env)
     log_Z = nn.Parameter(torch.zeros(1, device=device))
-    both = [*policy.parameters(), *q_net.parameters()]
+    both = [*models.policy.parameters(), *models.q.parameters()]
     groups: list[dict[str, Any]] = [{"params": both}, {"params": [log_Z], "lr": cfg.lr_log_Z}]
-    optimizer = adam(groups, weight_decay=cfg.weight_decay, lr=cfg.lr)
-    rates = ((cfg.lr, cfg.lr_half_life), (cfg.lr_log_Z, cfg.log_Z_half_life))
+    optimizer = adam(groups, weight_decay=cfg.weight_decay, lr=rates(cfg)[0][0])
     generators = seed_generators(cfg.seed, 1, device)
     modes = Modes()
-    rewards: list[float] = []
-    models = {"policy": policy, "q": q_net, "lagged": lagged, "follower": follower}
+    greediness = method.p if cfg.p is None else cfg.p
+    ramp_steps = round(cfg.ramp_share * cfg.steps) if method.ramps else 0
+    kept = run.keep(
+        **models.named(),
+        optimizer=optimizer,
+        log_Z=log_Z,
+        generators=generators,
+        modes=modes,
+        rewards=[],  # since the last logged line
+        proxy=proxy,
+    )
 
-    step = 0
-    state = run.restore()
-    if state:
-        step = state["step"]
-        for name, model in models.items():
-            model.load_state_dict(state[name])
-        optimizer.load_state_dict(state["optimizer"])
-        log_Z.data.copy_(state["log_Z"])
-        generators[0].set_state(state["generator"])
-        modes.add(list(state["modes"]), [1.0] * len(state["modes"]))
-        rewards = list(state["rewards"])
-        reward_of.load_state_dict(state["proxy"])
+    for step in run.steps(cfg.steps):
+        mu = models.behaviour(method.mixture, ramp(greediness, step, ramp_steps))
+        u = uniforms(generators, (env.max_length, cfg.batch))
+        traj = sample(env, mu, u, epsilon=epsilon_of(method))
+        scores, names = proxy(traj.last[0])
+        reward = raw_reward(proxy, scores).unsqueeze(0)
+        optimizer.zero_grad()
+        loss_of(models, traj, reward, log_Z, cfg).backward()
+        for model in (models.policy, models.q):
+            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+        decay(optimizer, rates(cfg), step)
+        optimizer.step()
+        update_lagged(models.lagged.parameters(), models.q.parameters(), cfg.tau_q)
+        update_lagged(models.follower.parameters(), models.policy.parameters(), cfg.sampling_tau)
 
-    def checkpoint() -> dict[str, object]:
+        kept.rewards += reward[0].tolist()
+        modes.add(names, reward[0].tolist())
+        if (step + 1) % cfg.eval_every == 0 or step + 1 == cfg.steps:
+            run.log(
+                step + 1,
+                mean_reward=[sum(kept.rewards) / len(kept.rewards)],
+                modes=[len(modes.names)],
+                reward_calls=[proxy.calls],
+            )
+            kept.rewards = []
+
+
+class MoleculePolicies:
+    """What the trained pair of a run samples, with any mixture at any p."""
+
+    def __init__(self, cfg: Config, final: dict[str, Any], device: torch.device) -> None:
+        self.cfg = cfg
+        self.env, self.proxy = setting(cfg, *user_files(cfg), device)
+        self.models = Models.of(cfg, self.env)
+        for name, model in self.models.named().items():
+            model.load_state_dict(final[name])
+            # not eval(): there are no dropouts, and PyTorch's fused layers of that mode sampled
+            # actions here that the mask forbids
+            model.requires_grad_(False)
+        self.proxy.load_state_dict(final["proxy"])
+
+    @torch.no_grad()
+    def sample(
+        self, mixture: str | None, p: float, n: int, *, epsilon: float = 0.0, stream: int = 3
+    ) -> Trajectories:
+        """``n`` trajectories, with the same random numbers for every policy."""
+        generators = seed_generators(self.cfg.seed, stream, self.env.device)
+        u = uniforms(generators, (self.env.max_length, n))
+        return sample(self.env, self.models.behaviour(mixture, p), u, epsilon=epsilon)
+
+    def measure(
+        self, mixture: str | None, p: float, epsilon: float = 0.0
+    ) -> dict[str, list[float]]:
+        """Mean raw reward, mean pairwise Tanimoto distance and modes of the samples. One seed."""
+        objects = self.sample(mixture, p, self.cfg.samples, epsilon=epsilon).last[0]
+        scores, names = self.proxy(objects)
+        rewards = raw_reward(self.proxy, scores).double()
+        modes = Modes()
+        modes.add(names, rewards.tolist())
         return {
-            **{name: model.state_dict() for name, model in models.items()},
-            "step": step,
-            "optimizer": optimizer.state_dict(),
-            "log_Z": log_Z.data,
-            "generator": generators[0].get_state(),
-            "modes": list(modes.names),
-            "rewards": rewards,
-            "proxy": reward_of.state_dict(),
+            "reward": [float(rewards.mean())],
+            "distance": [1 - mean_similarity(names)],
+            "modes": [len(modes.names)],
         }
 
-    def log_mu(states: Tensor) -> Tensor:
-        mask = env.forward_mask(states)
-        logits = follower(states)[0] if method.learns_pf else torch.zeros(mask.shape, device=device)
-        if method.mixture is None:
-            return logits
-        return MIXTURES[method.mixture](logits, q_net(states)[0], mask, p)
-
-    while step < cfg.steps:
-        p = ramp(greediness, step, ramp_steps)
-        u = uniforms(generators, (env.max_length, cfg.batch))
-        traj = sample(env, log_mu, u, epsilon=epsilon)
-        scores, names = reward_of(traj.last[0])
-        reward = scores.clamp(min=reward_of.r_min).unsqueeze(0) / reward_of.norm  # [1, B], raw R
-        before, after = traj.states[..., :-1, :, :], traj.states[..., 1:, :, :]
-        mask = env.forward_mask(before)
-        loss = torch.zeros((), device=device)
-        if method.learns_pf:
-            logits, log_flow = policy(before)
-            log_pf = masked_log_softmax(logits, mask)
-            log_pf = log_pf.gather(-1, traj.actions.unsqueeze(-1)).squeeze(-1)
-            n_parents = env.leaves(after).sum(-1).clamp(min=1)
-            log_pb = torch.where(traj.actions == env.stop, 0.0, -n_parents.float().log())
-            log_flow = nn.functional.pad(log_flow, (0, 1))
-            visited = Visited(log_pf, log_pb, log_flow, None, None, beta * reward.log())
-            pairs = training_pairs(
-                cfg.objective,
-                visited,
-                traj.actions,
-                traj.mask,
-                stop=env.stop,
-                log_Z=log_Z,
-                lam=cfg.lam,
-            )
-            loss = loss + loss_per_seed(pairs).sum()
-        if method.learns_q:
-            q = q_net(before)[0]
-            with torch.no_grad():
-                values = double_estimate(q, lagged(before)[0], mask)
-            target = n_step_targets(reward, traj.length, traj.mask.shape[-1], n, values)
-            taken = q.gather(-1, traj.actions.unsqueeze(-1)).squeeze(-1)
-            loss = loss + q_loss(taken, target, traj.mask).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        for model in (policy, q_net):
-            nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
-        decay(optimizer, rates, step)
-        optimizer.step()
-        update_lagged(lagged.parameters(), q_net.parameters(), cfg.tau_q)
-        update_lagged(follower.parameters(), policy.parameters(), cfg.sampling_tau)
-
-        rewards += reward[0].tolist()
-        modes.add(names, reward[0].tolist())
-        step += 1
-        if step % cfg.eval_every == 0 or step == cfg.steps:
-            run.log(
-                step,
-                mean_reward=[sum(rewards) / len(rewards)],
-                modes=[len(modes.names)],
-                reward_calls=[reward_of.calls],
-            )
-            rewards = []
-        if run.due(step):
-            run.save(step, checkpoint())
-
-    p = greediness
-    u = uniforms(seed_generators(cfg.seed, 3, device), (env.max_length, cfg.samples))
-    scores, names = reward_of(sample(env, log_mu, u, epsilon=epsilon).last[0])
-    final = {
-        "similarity": mean_similarity(names),
-        "sample_reward": float((scores.clamp(min=reward_of.r_min) / reward_of.norm).mean()),
-    }
-    run.finish({**checkpoint(), **final})
+    def gap_at_zero(self, mixture: str) -> float:
+        """Largest |mu - P_F| at p = 0, over the states of a rollout."""
+        states = self.sample(None, 0.0, 20, stream=4).states[..., :-1, :, :]
+        mask = self.env.forward_mask(states)
+        mu = self.models.behaviour(mixture, 0.0)(states).exp()
+        pf = masked_log_softmax(self.models.behaviour(None, 0.0)(states), mask).exp()
+        return float((mu - pf)[mask.any(-1)].abs().max())

@@ -194,7 +194,7 @@ def qm9_task(length: int = 5, beta: float = 32.0) -> StringTask:
     if not root or not path.is_file():
         raise UserError(
             f"the QM9 task needs $PAPERS_DATA/qm9str/gap.npy: the HOMO-LUMO gap of each of the "
-            f"{n} block strings of length {length} (papers/qgfn/README.md says in which order)"
+            f"{n} block strings of length {length} (papers/qgfn/NOTES.md says in which order)"
         )
     try:
         gap = np.load(path, allow_pickle=False).astype(np.float64)

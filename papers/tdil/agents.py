@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -63,9 +64,11 @@ class StackedAdam:
         """For a checkpoint."""
         return {"m": self.m, "v": self.v, "steps": self.steps}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """What `state_dict` gave."""
-        self.m, self.v, self.steps = state["m"], state["v"], state["steps"]  # type: ignore[assignment]
+        mine, saved = (*self.m, *self.v, self.steps), (*state["m"], *state["v"], state["steps"])
+        for tensor, value in zip(mine, saved, strict=True):
+            tensor.copy_(value)  # in place: on its own device
 
 
 class ContinuousAgent(nn.Module):

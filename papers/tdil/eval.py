@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +16,10 @@ from common.cli import run_cli
 from common.run import Run
 from common.torch_utils import setup
 from papers.tdil import mazes
-from papers.tdil.method import TransitionDiscriminator, surrogate_reward
+from papers.tdil.config import SWEPT, Config, resolve
+from papers.tdil.method import TDILConfig, TransitionDiscriminator, surrogate_reward
+from papers.tdil.networks import Networks, make_networks, rollout
 from papers.tdil.task import GridTask, Rollout, SimulatorTask, Task, make_task
-from papers.tdil.train import Config, Networks, make_networks, resolve, rollout
 
 CURVES = ("rho_rel", "reward", "expert_reward", "kept", "alpha")
 DENSE = 0.1  # a pair is paid if its reward exceeds this share of the maximum
@@ -60,17 +62,27 @@ def grid_tables(nets: Networks, task: Task) -> dict[str, NDArray]:
     return tables
 
 
-def grid_rows(nets: Networks, task: Task) -> dict[str, NDArray]:
-    """What D and the rewards are like on the grid, [S] each."""
-    tables, found = grid_tables(nets, task), {}
+def grid_rows(tables: dict[str, NDArray], tdil: TDILConfig) -> dict[str, NDArray]:
+    """What D and the rewards are like on the grid, [S] each.
+
+    The error of D is that against the optimum of the loss it was trained with, for a uniform
+    random policy.
+
+    Args:
+        tables: of `grid_tables`.
+        tdil: kappa, and whether reversed pairs are negatives.
+    """
+    found = {}
     if "D" in tables:
         D, true = tables["D"], mazes.one_step_pairs()
-        exact = mazes.exact_discriminator(0.1)
+        exact = mazes.exact_discriminator(tdil.kappa, tdil.hard_negatives)
+        adjacent = mazes.neighbours(walled=False)
         found["auc"] = np.array([auc(d[true], d[~true]) for d in D])
-        found["d_open"] = D[:, mazes.neighbours(walled=False)].mean(axis=1)
+        found["d_open"] = D[:, adjacent].mean(axis=1)
+        found["d_open_optimum"] = np.full(len(D), exact[adjacent].mean())
         found["d_walled"] = D[:, mazes.neighbours(walled=True)].mean(axis=1)
-        found["d_error"] = np.abs(D - exact).mean(axis=(1, 2))
-        found["d_error_true"] = np.abs(D - exact)[:, true].mean(axis=1)
+        found["d_own_error"] = np.abs(D - exact).mean(axis=(1, 2))
+        found["d_own_error_true"] = np.abs(D - exact)[:, true].mean(axis=1)
         found["paid_share_tdil"] = paid_share(tables["tdil_reward"])
     if "irl_reward" in tables:
         found["paid_share_irl"] = paid_share(tables["irl_reward"])
@@ -100,6 +112,22 @@ def rank_correlation(x: NDArray, y: NDArray) -> float | None:
     return float(scipy.stats.spearmanr(x, y).statistic)
 
 
+def curves(
+    lines: Sequence[Mapping[str, Any]], task: Task, seeds: Sequence[int], label: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Rows of what training saw on the way, at most 50 points each."""
+    rows = []
+    for name in (task.score, *CURVES):
+        kept = [line for line in lines if name in line]
+        kept = kept[:: max(1, len(kept) // 50)]
+        steps = [line["step"] for line in kept]
+        for i, seed in enumerate(seeds if kept else ()):
+            values = [line[name][i] for line in kept]
+            found = {"seed": seed, "metric": f"{name}_curve", "step": steps, "value": values}
+            rows.append({**label, **found})
+    return rows
+
+
 def evaluate(cfg: EvalConfig) -> None:
     """Write eval.json of a run."""
     run = Run.load(cfg.run)
@@ -111,28 +139,18 @@ def evaluate(cfg: EvalConfig) -> None:
     nets.load(run.final()["networks"])
     rows: list[dict[str, Any]] = []
     extras: list[dict[str, Any]] = []
-    label = {"method": trained.method, "task": trained.task}
+    given = {name: getattr(trained, name) for name in SWEPT}
+    label: dict[str, Any] = {"method": trained.method, "task": trained.task}
+    label |= {name: value for name, value in given.items() if value is not None}
 
     def add(metric: str, values: Any, **labels: object) -> None:
         for seed, value in zip(seeds, values, strict=True):
             value = None if value is None or not np.isfinite(value) else float(value)
             rows.append({**label, "seed": seed, "metric": metric, "value": value, **labels})
 
-    # curves: what training saw on the way, at most 50 points
     lines = run.metrics()
+    rows += curves(lines, task, seeds, label)
     score = np.array([line[task.score] for line in lines], dtype=float)  # [K, S]
-    for name in (task.score, *CURVES):
-        kept = [line for line in lines if name in line]
-        kept = kept[:: max(1, len(kept) // 50)]
-        for i, seed in enumerate(seeds if kept else ()):
-            row = {**label, "seed": seed, "metric": f"{name}_curve"}
-            rows.append(
-                {
-                    **row,
-                    "step": [line["step"] for line in kept],
-                    "value": [line[name][i] for line in kept],
-                }
-            )
 
     # the last policy, and the one that blind selection kept
     tests = rollout(nets.agent, task, len(seeds), setting.episodes, device)
@@ -156,9 +174,9 @@ def evaluate(cfg: EvalConfig) -> None:
 
     # what there is to see
     if isinstance(task, GridTask):
-        for metric, values in grid_rows(nets, task).items():
-            add(metric, values)
         tables = grid_tables(nets, task)
+        for metric, values in grid_rows(tables, setting.tdil).items():
+            add(metric, values)
         for name in ("cell_reward", "irl_reward"):
             if name in tables:
                 table = tables[name][0].reshape(-1, 100 if name == "cell_reward" else 4)

@@ -33,6 +33,7 @@ class Setting:
     options: dict[str, Any] = field(default_factory=dict)  # of the environment
     limit: int = 1_000  # steps of an episode
     episodes: int = 10  # test episodes of an evaluation (authors' code)
+    save_every: int = 1  # a checkpoint after multiples of so many steps: it holds the buffer
 
 
 _SMALL = {"tau": 0.005, "tau_n": 0.005, "batch": 128, "hidden": 128}  # a run of minutes (ours)
@@ -40,6 +41,12 @@ _UPRIGHT = {"terminate_when_unhealthy": False}  # the authors' flag for Hopper a
 _GRID = TDILConfig(
     gamma=0.8, tau=0.005, tau_n=0.005, kappa=0.1, hard_negatives=False, rho=0.5
 )  # authors' code
+
+
+def _mujoco(env: str, **more: Any) -> Setting:
+    """A MuJoCo task of the authors: a checkpoint holds up to a million transitions a seed."""
+    return Setting(3_000_000, 5_000, env=env, save_every=50_000, **more)
+
 
 SETTINGS: dict[str, Setting] = {
     "grid": Setting(6_000, 250, replace(_GRID, **_SMALL)),
@@ -54,21 +61,22 @@ SETTINGS: dict[str, Setting] = {
     # long: a step between, on one machine
     "hopper-long": Setting(
         *(300_000, 10_000, TDILConfig(expert_states=50, **_SMALL)),
-        **{"env": "Hopper-v5", "options": _UPRIGHT},
+        **{"env": "Hopper-v5", "options": _UPRIGHT, "save_every": 10_000},
     ),
     "halfcheetah-long": Setting(
-        300_000, 10_000, TDILConfig(expert_states=50, **_SMALL), env="HalfCheetah-v5"
+        *(300_000, 10_000, TDILConfig(expert_states=50, **_SMALL)),
+        **{"env": "HalfCheetah-v5", "save_every": 10_000},
     ),
     # paper: the authors' configuration (their 5 episodes between evaluations)
     "grid-paper": Setting(15_000, 250, _GRID),
-    "hopper": Setting(3_000_000, 5_000, env="Hopper-v5", options=_UPRIGHT),
-    "walker2d": Setting(3_000_000, 5_000, env="Walker2d-v5", options=_UPRIGHT),
-    "ant": Setting(3_000_000, 5_000, env="Ant-v5"),
-    "halfcheetah": Setting(3_000_000, 5_000, env="HalfCheetah-v5"),
-    "humanoid": Setting(3_000_000, 5_000, env="Humanoid-v5"),
+    "hopper": _mujoco("Hopper-v5", options=_UPRIGHT),
+    "walker2d": _mujoco("Walker2d-v5", options=_UPRIGHT),
+    "ant": _mujoco("Ant-v5"),
+    "halfcheetah": _mujoco("HalfCheetah-v5"),
+    "humanoid": _mujoco("Humanoid-v5"),
     "adroit-door": Setting(
         *(1_000_000, 1_000, TDILConfig(hard_negatives=False, rho=0.005)),
-        **{"env": "AdroitHandDoor-v1", "limit": 200},
+        **{"env": "AdroitHandDoor-v1", "limit": 200, "save_every": 50_000},
     ),
 }
 

@@ -8,10 +8,9 @@ agent's additions are on.
 
 from __future__ import annotations
 
-import copy
-from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,13 +18,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from common.cli import run_cli
-from common.errors import choose
 from common.run import Run
 from common.sac import ReplayBuffer, polyak
-from common.stacked import adam, generator_states, randint, restore_generators, seed_generators
+from common.stacked import randint, seed_generators
 from common.torch_utils import setup
-from papers.tdil.agents import Agent, ContinuousAgent, DiscreteAgent, StackedAdam
-from papers.tdil.baselines import ImitationDiscriminator, imitation_loss
+from papers.tdil.agents import Agent
+from papers.tdil.baselines import imitation_loss
+from papers.tdil.config import Config, resolve
 from papers.tdil.method import (
     TDILConfig,
     TransitionDiscriminator,
@@ -37,115 +36,223 @@ from papers.tdil.method import (
     surrogate_reward,
     total_reward,
 )
-from papers.tdil.task import SETTINGS, Rollout, Setting, Task, make_task
+from papers.tdil.methods import METHODS
+from papers.tdil.networks import Networks, Optimisers, make_networks, rollout
+from papers.tdil.task import Environment, Rollout, Task, make_task
 
-METHODS: dict[str, dict[str, Any]] = {  # what differs from the task's TDIL
-    "tdil": {},
-    "tdil-no-bc": {"bc": False},
-    "tdil-no-filter": {"filtered": False},
-    "tdil-no-expert": {"expert_critic": False},
-    "tdil-hard": {"hard_negatives": True},
-    "tdil-no-hard": {"hard_negatives": False},
-    "tdil-irl": {"beta": 0.9, "bc": False},  # the authors' TDIL+IRL
-    "gail": {"beta": 1.0, "bc": False},
-    "gail-bc": {"beta": 1.0},
-    "bc": {"bc": True},
-}
+Generators = Sequence[torch.Generator]
 
 
-@dataclass
-class Config:
-    """One training run; what is None is the task's own (see task.SETTINGS)."""
+class Expert(NamedTuple):
+    """The demonstration, or a batch of it: s*, a*, s*' of every seed."""
 
-    method: str = "tdil"  # see METHODS
-    task: str = "grid"  # see task.SETTINGS
-    seed: tuple[int, ...] = (0,)  # seeds, trained together
-    out: Path = Path("runs/scratch")  # run directory
-    device: str = "cpu"  # cpu or cuda
-    steps: int | None = None  # environment steps per seed, the warm-up included
-    warm_up: int | None = None  # steps before the first update
-    eval_every: int | None = None  # steps between two evaluations
-    episodes: int | None = None  # test episodes of an evaluation
-    rho: float | None = None  # policy threshold
-    filtered: bool | None = None  # whether the policy threshold is used
-    kappa: float | None = None  # weight of the positives
-    expert_critic: bool | None = None  # second critic step on the demonstration
-    expert_states: int | None = None  # expert states per reward; 0: all
-    batch: int | None = None  # transitions per update and seed
-    hidden: int | None = None  # units per hidden layer
-    log_alpha: float | None = None  # fixed temperature; None: learned (discrete: it decays)
+    s: Tensor  # [S, T, d]
+    a: Tensor  # [S, T, A], discrete [S, T]
+    s_next: Tensor  # [S, T, d]
+    index: Tensor  # [S, B] which of the T steps a batch holds; of the demonstration all
+
+    def draw(self, generators: Generators, batch: int) -> Expert:
+        """A batch, with replacement."""
+        seeds = torch.arange(len(self.s), device=self.s.device).unsqueeze(1)
+        index = randint(generators, self.s.shape[1], batch)
+        return Expert(self.s[seeds, index], self.a[seeds, index], self.s_next[seeds, index], index)
 
 
-def resolve(cfg: Config) -> Setting:
-    """The task's setting with the method's changes and then the command line's.
+class Batch(NamedTuple):
+    """Transitions of the agent, i.i.d. from its buffer."""
 
-    Raises:
-        UserError: for an unknown method or task.
-    """
-    choose("method", cfg.method, METHODS)
-    choose("task", cfg.task, SETTINGS)
-    setting = SETTINGS[cfg.task]
-    given = {k: v for k, v in vars(cfg).items() if v is not None}
-    tdil = replace(setting.tdil, **METHODS[cfg.method])
-    tdil = replace(tdil, **{k: v for k, v in given.items() if k in TDILConfig.__annotations__})
-    own = {k: given[k] for k in ("steps", "eval_every", "episodes") if k in given}
-    return replace(setting, tdil=tdil, **own)
+    s: Tensor  # [S, B, d]
+    a: Tensor  # [S, B, A], discrete [S, B]
+    s_next: Tensor  # [S, B, d]
 
 
-# -- networks ---------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Parts:
+    """What the updates of a run work with."""
+
+    tdil: TDILConfig
+    nets: Networks
+    optimisers: Optimisers
+    expert: Expert
+    buffer: ReplayBuffer
+    drawing: Generators
+    discrete: bool
+    pairs: int  # of states that the discriminator sees at once: what fits into a cache
+
+    def sample(self) -> Batch:
+        """A fresh batch of the agent's."""
+        batch = self.buffer.sample(self.drawing, self.tdil.batch)
+        action = batch.action.squeeze(-1).long() if self.discrete else batch.action
+        return Batch(batch.obs, action, batch.next_obs)
 
 
-@dataclass
-class Networks:
-    """Everything that is learned, for all seeds; what a method does not use is None."""
-
-    agent: Agent
-    discriminator: TransitionDiscriminator | None  # D
-    paying: TransitionDiscriminator | None  # its target copy, which pays the reward
-    imitation: ImitationDiscriminator | None  # D_g of the GAIL-style reward
-    selected: nn.Module | None  # actor of the checkpoint with the highest rho_rel so far
-
-    def state(self) -> dict[str, Any]:
-        """For a checkpoint."""
-        return {k: m.state_dict() for k, m in vars(self).items() if m is not None}
-
-    def load(self, state: dict[str, Any]) -> None:
-        """What `state` gave."""
-        for name, values in state.items():
-            getattr(self, name).load_state_dict(values)
+# -- the loop ---------------------------------------------------------------------------------
 
 
-def make_networks(cfg: Config, task: Task, device: torch.device) -> Networks:
-    """Initial networks; a seed's are the same for every method."""
-    tdil, seeds = resolve(cfg).tdil, cfg.seed
-    layers = (tdil.hidden,) * 3
-    kind = DiscreteAgent if task.discrete else ContinuousAgent
-    agent = kind(
-        seed_generators(seeds, 1), task.obs_dim, task.action_dim, tdil.hidden, cfg.log_alpha
-    ).to(device)
-    rewarded = cfg.method != "bc"
-    D = paying = D_g = selected = None
-    if rewarded and tdil.beta < 1:
-        D = TransitionDiscriminator(seed_generators(seeds, 2), task.obs_dim, layers).to(device)
-        paying = copy.deepcopy(D).requires_grad_(False)
-        selected = copy.deepcopy(agent.actor).requires_grad_(False)
-    if rewarded and tdil.beta > 0:
-        init = seed_generators(seeds, 3)
-        D_g = ImitationDiscriminator(init, task.obs_dim, task.action_dim, layers).to(device)
-    return Networks(agent, D, paying, D_g, selected)
+def train(cfg: Config) -> None:
+    """Train, or go on from the last checkpoint."""
+    setting, method = resolve(cfg), METHODS[cfg.method]
+    tdil, task = setting.tdil, make_task(cfg.task)
+    run = Run.open(cfg.out, cfg)
+    if run.finished:
+        return
+    device = setup(cfg.device, 0)
+    S, expert = len(cfg.seed), demonstrated(task, len(cfg.seed), device)
+    nets = make_networks(cfg, task, device)
+    optimisers = Optimisers(nets, tdil.lr)
+    acting, drawing = (seed_generators(cfg.seed, stream, device) for stream in (4, 5))
+    env = task.training(cfg.seed)
+    width = 1 if task.discrete else task.action_dim
+    buffer = ReplayBuffer(S, min(setting.steps, 1_000_000), task.obs_dim, width, device)
+    best = torch.full((S,), -torch.inf, device=device)  # highest rho_rel so far
+    pairs = 2_048 if device.type == "cpu" else 262_144
+    parts = Parts(tdil, nets, optimisers, expert, buffer, drawing, task.discrete, pairs)
+    aside = {"optimisers": optimisers, "env": env, "buffer": buffer, "best": best}
+    aside |= {"acting": acting, "drawing": drawing}
+    run.keep(networks=nets, **aside)
+
+    for step in run.steps(setting.steps, every=setting.save_every, drop=tuple(aside)):
+        seen: dict[str, Any] = {}  # for the log
+        if method.rewarded:
+            # 1. act with the stochastic policy
+            act(nets.agent, env, buffer, acting, device)
+        if step >= tdil.warm_up:
+            batch = expert.draw(drawing, tdil.batch)
+            if not method.rewarded:
+                seen["bc_loss"] = optimisers.clone(batch.s, batch.a)
+            else:
+                # 2. discriminators, on fresh batches, and the copy that pays
+                seen |= discriminate(parts, batch)
+                # 3. to 8. rewards, actor, critics, cloning
+                seen |= improve(parts, batch)
+        if (step + 1) % setting.eval_every == 0 or step + 1 == setting.steps:
+            tests = rollout(nets.agent, task, S, setting.episodes, device)
+            scores: dict[str, Any] = task.scores(tests)
+            if nets.discriminator is not None and step >= tdil.warm_up:
+                few = tests.first(setting.episodes)
+                rho_rel = blind_score(nets.discriminator, few, expert.s_next, pairs)
+                select(nets, best, rho_rel)
+                scores["rho_rel"] = rho_rel
+            run.log(step + 1, **scores, **seen)
 
 
-# -- tests on the way -------------------------------------------------------------------------
+def demonstrated(task: Task, n_seeds: int, device: torch.device) -> Expert:
+    """The whole demonstration, the same for every seed."""
+
+    def stacked(x: NDArray) -> Tensor:
+        return torch.from_numpy(x).to(device).expand(n_seeds, *x.shape)
+
+    shown = task.demonstration
+    s, a, s_next = map(stacked, (shown.observations, shown.actions, shown.next_observations))
+    return Expert(s, a, s_next, torch.arange(len(shown), device=device).expand(n_seeds, -1))
+
+
+def act(
+    agent: Agent,
+    env: Environment,
+    buffer: ReplayBuffer,
+    acting: Generators,
+    device: torch.device,
+) -> None:
+    """One step of every environment; neither its reward nor its end is kept."""
+    obs = env.observation
+    with torch.no_grad():
+        here = torch.from_numpy(obs).to(device).unsqueeze(1)
+        action = agent.act(here, agent.noise(acting, 1)).squeeze(1).cpu().numpy()
+    following, _ = env.step(action)
+    stored = action[:, None] if action.ndim == 1 else action
+    buffer.add(obs=obs, action=stored, reward=np.nan, next_obs=following, terminated=0.0)
+
+
+# -- updates ----------------------------------------------------------------------------------
+
+
+def discriminate(parts: Parts, expert: Expert) -> dict[str, Tensor]:
+    """One step of D and of its copy, and of D_g, where the method has them; their losses."""
+    tdil, nets, seen = parts.tdil, parts.nets, {}
+    if nets.discriminator is not None and nets.paying is not None:
+        s, _, s_next = parts.sample()
+        loss = discriminator_loss(
+            nets.discriminator.logit,
+            s,
+            s_next,
+            kappa=tdil.kappa,
+            hard_negatives=tdil.hard_negatives,
+        )
+        parts.optimisers.descend("discriminator", loss)
+        polyak(nets.paying, nets.discriminator, tdil.tau_n)
+        seen["d_loss"] = loss.detach()
+    if nets.imitation is not None:
+        s, a, _ = parts.sample()
+        features = nets.agent.action_features
+        loss = imitation_loss(nets.imitation, s, features(a), expert.s, features(expert.a))
+        parts.optimisers.descend("imitation", loss)
+        seen["g_loss"] = loss.detach()
+    return seen
 
 
 @torch.no_grad()
-def rollout(agent: Agent, task: Task, n_seeds: int, episodes: int, device: torch.device) -> Rollout:
-    """Test episodes of the deterministic policy."""
+def pay(parts: Parts, batch: Batch, expert: Expert) -> tuple[Tensor, Tensor]:
+    """Rewards of an agent batch and of an expert batch, as they are paid now. 2 x [S, B]."""
+    tdil, nets, features = parts.tdil, parts.nets, parts.nets.agent.action_features
+    r_tdil = r_irl = r_tdil_e = r_irl_e = None
+    if nets.paying is not None:
+        shown = parts.expert.s_next
+        states, scale = expert_subset(shown, parts.drawing, tdil.expert_states)
+        # the expert batch repeats the demonstration's states when those are fewer
+        few = shown.shape[1] <= tdil.batch
+        both = torch.cat((batch.s_next, shown if few else expert.s_next), dim=1)
+        paid = surrogate_reward(nets.paying, both, states, scale=scale, rows=parts.pairs)
+        r_tdil, r_tdil_e = paid[:, : tdil.batch], paid[:, tdil.batch :]
+        if few:
+            r_tdil_e = r_tdil_e.gather(1, expert.index)
+    if nets.imitation is not None:
+        r_irl = nets.imitation(batch.s, features(batch.a))
+        r_irl_e = nets.imitation(expert.s, features(expert.a))
+    return total_reward(r_tdil, r_irl, tdil.beta), total_reward(r_tdil_e, r_irl_e, tdil.beta)
 
-    def policy(obs: NDArray[np.float32]) -> NDArray:
-        return agent.mode(torch.from_numpy(obs).to(device)).cpu().numpy()
 
-    return task.rollout(policy, n_seeds, episodes)
+def improve(parts: Parts, expert: Expert) -> dict[str, Tensor]:
+    """Steps 3 to 8: one update of actor, temperature, critics and clone; numbers for the log."""
+    tdil, agent, optimisers = parts.tdil, parts.nets.agent, parts.optimisers
+    batch, seen = parts.sample(), {}
+    s, a, s_next = batch
+    # 3. both batches are paid anew
+    r, r_e = pay(parts, batch, expert)
+
+    # 4. no state is terminal: the critics' targets always bootstrap
+    # 5. actor and temperature, where the reward is below the policy threshold
+    kept = below_threshold(r, r_e, tdil.rho) if tdil.filtered else torch.ones_like(r) > 0
+    active = kept.any(dim=1)  # a seed without such a state sits this step out
+    noise = agent.noise(parts.drawing, tdil.batch)
+    if active.any():
+        terms, log_prob = agent.actor_terms(s, noise)
+        masked_mean(terms, kept).sum().backward()
+        optimisers.actor.step(active)
+        gradient = agent.alpha_gradient(masked_mean(log_prob, kept))
+        if gradient is not None:
+            agent.log_alpha.grad = gradient
+            optimisers.alpha.step(active)
+
+    # 6. twin critics, on the agent batch and again on the expert batch; 7. cloning
+    noise = agent.noise(parts.drawing, tdil.batch)
+    optimisers.descend("critic", agent.critic_loss(s, a, r, s_next, noise, tdil.gamma))
+    if tdil.bc and not agent.bc_last:
+        seen["bc_loss"] = optimisers.clone(expert.s, expert.a)
+    if tdil.expert_critic:
+        noise = agent.noise(parts.drawing, tdil.batch)
+        loss = agent.critic_loss(expert.s, expert.a, r_e, expert.s_next, noise, tdil.gamma)
+        optimisers.descend("critic", loss)
+    if tdil.bc and agent.bc_last:
+        seen["bc_loss"] = optimisers.clone(expert.s, expert.a)
+
+    # 8. target critics
+    polyak(agent.target, agent.critic, tdil.tau)
+    seen |= {"reward": r.mean(1), "expert_reward": r_e.mean(1)}
+    return seen | {"kept": kept.float().mean(1), "alpha": agent.alpha.squeeze(1)}
+
+
+# -- blind model selection --------------------------------------------------------------------
 
 
 @torch.no_grad()
@@ -160,199 +267,17 @@ def blind_score(
     return relative_reward(agent, surrogate_reward(D, expert_next, expert_next, rows=rows))
 
 
-# -- the loop ---------------------------------------------------------------------------------
-
-
-def train(cfg: Config) -> None:
-    """Train, or go on from the last checkpoint."""
-    setting = resolve(cfg)
-    tdil = setting.tdil
-    task = make_task(cfg.task)
-    run = Run.open(cfg.out, cfg)
-    if run.finished:
-        return
-    device = setup(cfg.device, 0)
-    S, T = len(cfg.seed), len(task.demonstration)
-    rows = 2_048 if device.type == "cpu" else 262_144  # pairs at once: what fits into a cache
-    seeds = torch.arange(S, device=device).unsqueeze(1)
-
-    def stacked(x: NDArray) -> Tensor:
-        return torch.from_numpy(x).to(device).expand(S, *x.shape)
-
-    expert = task.demonstration
-    expert_s, expert_a = stacked(expert.observations), stacked(expert.actions)
-    expert_next = stacked(expert.next_observations)
-
-    nets = make_networks(cfg, task, device)
-    agent, D, paying, D_g = nets.agent, nets.discriminator, nets.paying, nets.imitation
-    optimise_actor = StackedAdam(list(agent.actor.parameters()), tdil.lr)
-    optimise_alpha = StackedAdam([agent.log_alpha], tdil.lr)
-    learned = {"critic": agent.critic, "discriminator": D, "imitation": D_g}
-    optimisers = {
-        name: adam([{"params": list(net.parameters())}], lr=tdil.lr)
-        for name, net in learned.items()
-        if net is not None
-    }
-    acting, drawing = (seed_generators(cfg.seed, stream, device) for stream in (4, 5))
-
-    env = task.training(cfg.seed)
-    capacity = min(setting.steps, 1_000_000)
-    width = 1 if task.discrete else task.action_dim
-    buffer = ReplayBuffer(S, capacity, task.obs_dim, width, device)
-    best = torch.full((S,), -torch.inf, device=device)  # highest rho_rel so far
-
-    step = 0
-    if state := run.restore():
-        step, best = state["step"], state["best"]
-        nets.load(state["networks"])
-        optimise_actor.load_state_dict(state["actor"])
-        optimise_alpha.load_state_dict(state["alpha"])
-        for name, optimiser in optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-        env.load(state["env"])
-        buffer.load(state["buffer"])
-        restore_generators([*acting, *drawing], state["generators"])
-
-    def tree() -> dict[str, Any]:
-        return {
-            "step": step,
-            "best": best,
-            "networks": nets.state(),
-            "actor": optimise_actor.state_dict(),
-            "alpha": optimise_alpha.state_dict(),
-            "optimisers": {name: o.state_dict() for name, o in optimisers.items()},
-            "env": env.state(),
-            "buffer": buffer.state(),
-            "generators": generator_states([*acting, *drawing]),
-        }
-
-    def descend(name: str, loss: Tensor) -> None:
-        loss.sum().backward()
-        if name == "critic":
-            agent.clip_critic()
-        optimisers[name].step()
-        optimisers[name].zero_grad(set_to_none=True)
-
-    def sample() -> tuple[Tensor, Tensor, Tensor]:
-        """s, a, s' of the agent, i.i.d. from its buffer."""
-        batch = buffer.sample(drawing, tdil.batch)
-        action = batch.action.squeeze(-1).long() if task.discrete else batch.action
-        return batch.obs, action, batch.next_obs
-
-    def behaviour_cloning(s: Tensor, a: Tensor) -> Tensor:
-        loss = agent.bc_loss(s, a)
-        loss.sum().backward()
-        optimise_actor.step()
-        return loss.detach()
-
-    while step < setting.steps:
-        seen: dict[str, Tensor] = {}  # for the log
-        if cfg.method != "bc":
-            # 1. act with the stochastic policy; neither the reward nor the end is kept
-            obs = env.observation
-            with torch.no_grad():
-                state_now = torch.from_numpy(obs).to(device).unsqueeze(1)
-                action = agent.act(state_now, agent.noise(acting, 1)).squeeze(1).cpu().numpy()
-            following, _ = env.step(action)
-            stored = action[:, None] if task.discrete else action
-            buffer.add(obs=obs, action=stored, reward=np.nan, next_obs=following, terminated=0.0)
-        step += 1
-
-        if step > tdil.warm_up:
-            index = randint(drawing, T, tdil.batch)  # expert batch, with replacement
-            s_e, a_e, next_e = (
-                expert_s[seeds, index],
-                expert_a[seeds, index],
-                expert_next[seeds, index],
-            )
-
-        if step > tdil.warm_up and cfg.method == "bc":
-            seen["bc_loss"] = behaviour_cloning(s_e, a_e)
-
-        elif step > tdil.warm_up:
-            # 2. discriminators, on fresh batches, and the copy that pays
-            if D is not None and paying is not None:
-                s, _, s_next = sample()
-                loss = discriminator_loss(
-                    D.logit, s, s_next, kappa=tdil.kappa, hard_negatives=tdil.hard_negatives
-                )
-                descend("discriminator", loss)
-                polyak(paying, D, tdil.tau_n)
-                seen["d_loss"] = loss.detach()
-            if D_g is not None:
-                s, a, _ = sample()
-                loss = imitation_loss(
-                    D_g, s, agent.action_features(a), s_e, agent.action_features(a_e)
-                )
-                descend("imitation", loss)
-                seen["g_loss"] = loss.detach()
-
-            # 3. rewards of an agent batch and of the expert batch, as they are paid now
-            s, a, s_next = sample()
-            r_tdil = r_irl = r_tdil_e = r_irl_e = None
-            with torch.no_grad():
-                if paying is not None:
-                    states, scale = expert_subset(expert_next, drawing, tdil.expert_states)
-                    # the expert batch repeats the demonstration's states when those are fewer
-                    own = expert_next if T <= tdil.batch else next_e
-                    both = torch.cat((s_next, own), dim=1)
-                    paid = surrogate_reward(paying, both, states, scale=scale, rows=rows)
-                    r_tdil, r_tdil_e = paid[:, : tdil.batch], paid[:, tdil.batch :]
-                    if T <= tdil.batch:
-                        r_tdil_e = r_tdil_e.gather(1, index)
-                if D_g is not None:
-                    r_irl = D_g(s, agent.action_features(a))
-                    r_irl_e = D_g(s_e, agent.action_features(a_e))
-                r = total_reward(r_tdil, r_irl, tdil.beta)
-                r_e = total_reward(r_tdil_e, r_irl_e, tdil.beta)
-
-            # 4. no state is terminal: the critics' targets always bootstrap
-            # 5. actor and temperature, where the reward is below the policy threshold
-            kept = below_threshold(r, r_e, tdil.rho) if tdil.filtered else torch.ones_like(r) > 0
-            active = kept.any(dim=1)  # a seed without such a state sits this step out
-            noise = agent.noise(drawing, tdil.batch)
-            if active.any():
-                terms, log_prob = agent.actor_terms(s, noise)
-                masked_mean(terms, kept).sum().backward()
-                optimise_actor.step(active)
-                gradient = agent.alpha_gradient(masked_mean(log_prob, kept))
-                if gradient is not None:
-                    agent.log_alpha.grad = gradient
-                    optimise_alpha.step(active)
-
-            # 6. twin critics, on the agent batch and again on the expert batch; 7. cloning
-            noise = agent.noise(drawing, tdil.batch)
-            descend("critic", agent.critic_loss(s, a, r, s_next, noise, tdil.gamma))
-            if tdil.bc and not agent.bc_last:
-                seen["bc_loss"] = behaviour_cloning(s_e, a_e)
-            if tdil.expert_critic:
-                noise = agent.noise(drawing, tdil.batch)
-                descend("critic", agent.critic_loss(s_e, a_e, r_e, next_e, noise, tdil.gamma))
-            if tdil.bc and agent.bc_last:
-                seen["bc_loss"] = behaviour_cloning(s_e, a_e)
-            # 8. target critics
-            polyak(agent.target, agent.critic, tdil.tau)
-            seen |= {"reward": r.mean(1), "expert_reward": r_e.mean(1)}
-            seen |= {"kept": kept.float().mean(1), "alpha": agent.alpha.squeeze(1)}
-
-        if step % setting.eval_every == 0 or step == setting.steps:
-            tests = rollout(agent, task, S, setting.episodes, device)
-            scores: dict[str, Any] = task.scores(tests)
-            if D is not None and nets.selected is not None and step > tdil.warm_up:
-                rho_rel = blind_score(D, tests.first(setting.episodes), expert_next, rows)
-                scores["rho_rel"] = rho_rel
-                better = rho_rel > best
-                best = torch.where(better, rho_rel, best)
-                keep_better(nets.selected, agent.actor, better)
-            run.log(step, **scores, **seen)
-        if run.due(step):
-            run.save(step, tree())
-    run.finish({"step": step, "networks": nets.state()})
+def select(nets: Networks, best: Tensor, rho_rel: Tensor) -> None:
+    """The actor of each seed whose rho_rel rose above its best so far replaces the kept one."""
+    assert nets.selected is not None
+    better = rho_rel > best
+    best.copy_(torch.where(better, rho_rel, best))
+    keep_better(nets.selected, nets.agent.actor, better)
 
 
 @torch.no_grad()
 def keep_better(selected: nn.Module, actor: nn.Module, better: Tensor) -> None:
-    """Blind model selection: the actor of each seed whose rho_rel rose replaces the kept one."""
+    """The parameters of the better seeds."""
     for kept, now in zip(selected.parameters(), actor.parameters(), strict=True):
         kept.copy_(torch.where(better.view(-1, *[1] * (now.dim() - 1)), now, kept))
 

@@ -9,7 +9,9 @@ import numpy as np
 import pytest
 
 from papers.dlsm import eval as evaluation
-from papers.dlsm import train
+from papers.dlsm import train, train_score
+from papers.dlsm.config import Config, ScoreConfig
+from papers.dlsm.methods import METHODS
 from papers.dlsm.task import ImageNetworks
 from tests.fake_cuda import same_on_both
 
@@ -35,9 +37,14 @@ def cifar(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_gpu_has_the_cpus_rows(task: str, tmp_path: Path) -> None:
     seeds = (0,) if task == "cifar10" else (0, 1)
     sizes = {**SIZES, "samples": 4, "sampler_steps": 1} if task == "cifar10" else SIZES
-    prior = train.Config(method="score", task=task, seed=seeds, images=TINY, **sizes)
-    same_on_both(train, evaluation, prior, tmp_path / "score")
+    prior = ScoreConfig(task=task, seed=seeds, images=TINY, **sizes)
+    same_on_both(train_score, evaluation, prior, tmp_path / "score")
     methods = {"moons": ("base", "dlsm", "posterior"), "digits": ("base", "total")}
     for method in methods.get(task, ("total",)):
-        cfg = replace(prior, method=method, prior=tmp_path / "score" / "cpu")
+        if METHODS[method].kind == "score":
+            cfg = replace(prior, method=method)
+            same_on_both(train_score, evaluation, cfg, tmp_path / method)
+            continue
+        shared = {"task": task, "seed": seeds, "images": TINY, **sizes}
+        cfg = Config(method=method, prior=tmp_path / "score" / "cpu", **shared)
         same_on_both(train, evaluation, cfg, tmp_path / method)

@@ -1,11 +1,8 @@
-"""Two stages, stacked seeds, resuming, evaluation, claims; CIFAR on tiny stand-ins."""
+"""Two stages, stacked seeds, resuming, evaluation; CIFAR on tiny stand-ins."""
 
 import dataclasses
-import itertools
 import json
 import math
-import tomllib
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -14,27 +11,48 @@ import torch
 import tyro
 
 from common import image_judges
-from common.claims_v1 import judge_all, long_form
-from common.claims_v1 import values as values_of
 from common.errors import UserError
+from common.rows import Rows
 from common.run import Run
 from common.stacked import seed_generators
-from papers.dlsm import claims, judges, train
+from papers import dlsm
+from papers.dlsm import claims, judges, report, train, train_score
+from papers.dlsm.config import Config, ScoreConfig, resolve
 from papers.dlsm.eval import EvalConfig, evaluate, one_class
+from papers.dlsm.methods import METHODS
+from papers.dlsm.models import load_prior, network
 from papers.dlsm.networks import DigitsNet, ToyNet
-from papers.dlsm.task import ImageNetworks, classifier_network, load, make_task, score_network
-from papers.dlsm.train import Config
+from papers.dlsm.task import (
+    ImageNetworks,
+    classifier_network,
+    draw,
+    load,
+    make_task,
+    score_network,
+)
+from tools import manifest
 
 torch.set_num_threads(1)
 
 
 def config(root, method, seed=(0, 1), task="moons", name=None, **changes):
     """A short run where the runner would put it."""
-    stage = "prior" if method == "score" else "train"
-    out = root / stage / task / (name or method) / f"seed-{seed[0]}-{seed[-1]}"
+    folder = "prior" if method == "score" else "train"
+    ends = seed if len(seed) == 1 or seed[0] == seed[-1] else (seed[0], seed[-1])
+    out = root / folder / task / (name or method) / f"seed-{'-'.join(map(str, ends))}"
     short = {"steps": 12, "batch": 32, "samples": 20, "sampler_steps": 4, "cas_steps": 3}
     short["draws"] = 2_000
-    return Config(method=method, task=task, seed=seed, out=out, **{**short, **changes})
+    kind = ScoreConfig if METHODS[method].kind == "score" else Config
+    return kind(method=method, task=task, seed=seed, out=out, **{**short, **changes})
+
+
+def stage(cfg):
+    """The module that trains it."""
+    return train_score if isinstance(cfg, ScoreConfig) else train
+
+
+def run(cfg):
+    stage(cfg).train(cfg)
 
 
 @pytest.fixture(scope="module")
@@ -43,8 +61,12 @@ def root(tmp_path_factory):
     root = tmp_path_factory.mktemp("runs")
     for task in ("moons", "digits"):
         for seed in ((0, 1), (1,)):
-            train.train(config(root, "score", seed, task))
+            run(config(root, "score", seed, task))
     return root
+
+
+def prior_of(root):
+    return root / "prior" / "moons" / "score" / "seed-0-1"
 
 
 def net(cfg):
@@ -61,11 +83,11 @@ def values(cfg):
 
 @pytest.mark.parametrize("method", ["base", "dlsm", "total", "score", "posterior"])
 def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(root, monkeypatch, method):
-    prior = root / "prior" / "moons" / "score" / "seed-0-1"
-    whole, broken = (config(root, method, name=f"{method}-{n}", prior=prior) for n in "ab")
-    train.train(whole)
+    given = {} if METHODS[method].kind == "score" else {"prior": prior_of(root)}
+    whole, broken = (config(root, method, name=f"{method}-{n}", **given) for n in "ab")
+    run(whole)
     monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "5")
-    draw, calls = train.draw, []
+    calls = []
 
     def stop_at_8(*args):
         calls.append(1)
@@ -73,11 +95,11 @@ def test_a_resumed_run_is_the_undisturbed_one_bit_for_bit(root, monkeypatch, met
             raise KeyboardInterrupt
         return draw(*args)
 
-    monkeypatch.setattr(train, "draw", stop_at_8)
+    monkeypatch.setattr(stage(broken), "draw", stop_at_8)
     with pytest.raises(KeyboardInterrupt):
-        train.train(broken)
-    monkeypatch.setattr(train, "draw", draw)
-    train.train(broken)
+        run(broken)
+    monkeypatch.setattr(stage(broken), "draw", draw)
+    run(broken)
     assert all(torch.equal(value, net(broken)[name]) for name, value in net(whole).items())
     assert Run.load(whole.out).metrics() == Run.load(broken.out).metrics()
 
@@ -91,30 +113,29 @@ def test_a_stacked_seed_is_what_it_would_be_alone(root, trained_alike, task, met
         config(root, method, seed, task, name=f"{method}-stack") for seed in ((0, 1), (1,))
     )
     for cfg in (both, alone):
-        if method != "score":
+        if isinstance(cfg, Config):
             cfg.prior = root / "prior" / task / "score" / cfg.out.name
-        train.train(cfg)
+        run(cfg)
     first = 2 if method == "posterior" else 1  # two networks per seed, or one
     stacked = {name: value[first:] for name, value in net(both).items()}
-    start = train.network(alone, make_task(task)).state_dict()
+    start = network(alone, make_task(task)).state_dict()
     trained_alike(net(alone), stacked, start)
 
 
 def test_stage_2_leaves_the_score_model_as_it_is(root):
-    prior = root / "prior" / "moons" / "score" / "seed-0-1"
+    prior = prior_of(root)
     before = {p: p.read_bytes() for p in prior.iterdir() if p.suffix == ".safetensors"}
     cfg = config(root, "total", name="leaves")
     cfg.prior = prior
-    train.train(cfg)
+    run(cfg)
     assert before and all(p.read_bytes() == data for p, data in before.items())
-    frozen = train.load_prior(cfg, make_task("moons"), torch.device("cpu"))
+    frozen = load_prior(cfg, make_task("moons"), torch.device("cpu"))
     assert not frozen.training and not any(p.requires_grad for p in frozen.parameters())
 
 
 def test_classifiers_share_weights_batches_and_noise(root, monkeypatch):
     """Methods differ in their loss alone."""
     batches = {}
-    draw = train.draw
 
     def record(*args):
         rows, clean, sigma, z = draw(*args)
@@ -124,22 +145,22 @@ def test_classifiers_share_weights_batches_and_noise(root, monkeypatch):
     monkeypatch.setattr(train, "draw", record)
     for name in ("base", "dlsm", "total"):
         batches[name] = []
-        train.train(config(root, name, name=f"{name}-shared", steps=2))
+        run(config(root, name, name=f"{name}-shared", steps=2))
     for name in ("dlsm", "total"):
         for ours, theirs in zip(batches["base"], batches[name], strict=True):
             assert all(torch.equal(a, b) for a, b in zip(ours, theirs, strict=True))
-    first = {name: train.network(config(root, name), make_task("moons")) for name in batches}
+    first = {name: network(config(root, name), make_task("moons")) for name in batches}
     assert torch.equal(first["base"].out.weight, first["total"].out.weight)
 
 
 def test_posterior_models_see_their_own_class_only(root, monkeypatch):
     x, y = load("moons")
     seen = []
-    loss = train.score_loss
+    loss = train_score.score_loss
     monkeypatch.setattr(
-        train, "score_loss", lambda net, x, *a: (seen.append(x), loss(net, x, *a))[1]
+        train_score, "score_loss", lambda net, x, *a: (seen.append(x), loss(net, x, *a))[1]
     )
-    train.train(config(root, "posterior", name="own", steps=1))
+    run(config(root, "posterior", name="own", steps=1))
     (batch,) = seen  # [S * C, B, 2], seeds first
     for i, points in enumerate(batch):
         nearest = torch.cdist(points, x).argmin(1)
@@ -154,7 +175,7 @@ def test_noise_covers_the_published_range():
     task = make_task("moons")
     g = seed_generators((0,), 5)
     x, _ = load("moons")
-    _, clean, sigma, z = train.draw(x, [torch.arange(len(x))], g, 20_000, task)
+    _, clean, sigma, z = draw(x, [torch.arange(len(x))], g, 20_000, task)
     assert clean.shape == (1, 20_000, 2) and z.std().item() == pytest.approx(1, abs=0.02)
     log = sigma.log()  # uniform
     assert log.min().item() == pytest.approx(math.log(1e-3), abs=0.01)
@@ -170,18 +191,18 @@ def test_hyperparameters_are_the_published_ones():
     assert (cifar.weight, cifar.lambda_ce, cifar.lr, cifar.batch) == (0.0, 1.0, 2e-4, 150)
     assert (cifar.steps, cifar.score_steps, cifar.score_ema) == (60_000, 950_000, 0.999)
     assert (cifar.warm_up, hundred.warm_up, hundred.n_classes) == (0, 1_000, 100)
-    rates = [train.learning_rate(cifar, True, step) for step in (0, 2_500, 5_000, 900_000)]
+    rates = [cifar.score_rate(step) for step in (0, 2_500, 5_000, 900_000)]
     assert rates == pytest.approx([0, 1e-4, 2e-4, 2e-4])
-    rates = [train.learning_rate(moons, True, step) for step in (0, 3_000, 6_000)]
+    rates = [moons.score_rate(step) for step in (0, 3_000, 6_000)]
     assert rates == pytest.approx([6.5e-4, 3.25e-4, 0])
-    assert train.learning_rate(moons, False, 5_999) == moons.lr
+    assert moons.rate(5_999) == moons.lr
 
 
 def test_a_flag_changes_the_stage_that_is_trained():
-    task = train.resolve(Config(method="score", lr=0.5, steps=7, weight=3.0))
+    task = resolve(ScoreConfig(method="score", lr=0.5, steps=7, weight=3.0))
     assert (task.score_lr, task.score_steps, task.score_weight) == (0.5, 7, 3.0)
     assert task.lr == make_task("moons").lr and task.weight == 2.0
-    task = train.resolve(Config(method="total", lr=0.5, steps=7, weight=0.0, lambda_ce=0.0))
+    task = resolve(Config(method="total", lr=0.5, steps=7, weight=0.0, lambda_ce=0.0))
     assert (task.lr, task.steps, task.weight, task.lambda_ce) == (0.5, 7, 0.0, 0.0)
     assert task.score_lr == make_task("moons").score_lr
 
@@ -189,39 +210,33 @@ def test_a_flag_changes_the_stage_that_is_trained():
 def test_errors_say_what_to_do(tmp_path, root):
     lost = config(tmp_path, "total")
     with pytest.raises(UserError, match="no score model"):
-        train.train(lost)
+        run(lost)
     other = config(tmp_path, "total", name="other")
-    other.prior = root / "prior" / "moons" / "score" / "seed-1-1"
+    other.prior = root / "prior" / "moons" / "score" / "seed-1"
     with pytest.raises(UserError, match="needs the score model of moons, seeds"):
-        train.train(other)
-    for changes, match in (
-        ({"method": "totel"}, "did you mean total"),
-        ({"method": "posterior", "task": "digits"}, "moons only"),
-        ({"task": "cifar10", "seed": (0, 1)}, "one seed per job"),
-        ({"method": "score", "weights": "ncsnpp"}, "for CIFAR"),
-        ({"task": "cifar10", "weights": "ncsnpp"}, "those of the score model"),
+        run(other)
+    for kind, changes, match in (
+        (Config, {"method": "totel"}, "did you mean total"),
+        (Config, {"method": "score"}, "classifier, moons"),
+        (Config, {"task": "cifar11"}, "did you mean cifar10"),
+        (ScoreConfig, {"method": "posterior", "task": "digits"}, "score, digits"),
+        (Config, {"task": "cifar10", "seed": (0, 1)}, "one seed per job"),
+        (Config, {"prior_seed": 0}, "for CIFAR"),
+        (Config, {"inception": True}, "for CIFAR"),
+        (ScoreConfig, {"weights": "ncsnpp"}, "CIFAR's score model"),
     ):
         with pytest.raises(UserError, match=match):
-            train.resolve(Config(**changes))
+            resolve(kind(**changes))
 
 
-@pytest.mark.parametrize("scale", ["smoke", "default", "gpu", "paper"])
-def test_every_job_of_the_manifest_can_start(scale):
-    table = tomllib.loads((Path(train.__file__).parent / "paper.toml").read_text())
-    for stage in table["scales"][scale]["stages"]:
-        flags = ["--seed", "0"]
-        for key, value in stage.get("args", {}).items():
-            items = value if isinstance(value, list) else [value]
-            flags += [f"--{key}"] if value is True else [f"--{key}", *map(str, items)]
-        for method, task in itertools.product(stage["methods"], stage["tasks"]):
-            cfg = tyro.cli(Config, args=["--method", method, "--task", task, *flags])
-            resolved = train.resolve(cfg)
-            steps = resolved.score_steps if method in train.SCORE_METHODS else resolved.steps
-            assert steps == (cfg.steps or getattr(make_task(task), steps_of(method)))
-
-
-def steps_of(method):
-    return "score_steps" if method in train.SCORE_METHODS else "steps"
+def test_every_job_of_the_manifest_can_start():
+    paper = manifest.load("dlsm")
+    for job in (job for scale in paper.scales for job in paper.scale(scale).jobs):
+        kind = ScoreConfig if job.module == "train_score" else Config
+        cfg = tyro.cli(kind, args=[word.replace("_", "-") for word in job.command[2:]])
+        resolved = resolve(cfg)
+        steps = "score_steps" if kind is ScoreConfig else "steps"
+        assert getattr(resolved, steps) == (cfg.steps or getattr(make_task(job.task), steps))
 
 
 # ------------------------------------------------------------------ networks
@@ -252,93 +267,79 @@ def test_sigma_only_shifts_the_output_of_the_published_toy_network():
 # ------------------------------------------------------------------ evaluation and claims
 
 
-def test_moons_from_training_to_verdicts(root):
-    tables = []
+def test_moons_from_training_to_rows(root):
+    evaluations = []
     for method in ("score", "posterior", "base", "dlsm", "total"):
         cfg = config(root, method)
-        train.train(cfg)
+        run(cfg)
         evaluate(EvalConfig(run=cfg.out))
-        tables.append(json.loads((cfg.out / "eval.json").read_text()))
-    rows = long_form([row for table in tables for row in table["rows"]])
-    extras = [extra for table in tables for extra in table["extras"]]
-    judged = {claim["id"]: claim for claim in judge_all(claims.CLAIMS[:6], rows, "default")}
-    assert all(
-        c["verdict"] in ("reproduced", "contradicted", "inconclusive") for c in judged.values()
-    )
-    assert (pick(rows, "scaling-10", "dense_d_l") > 0).all()
-    assert pick(rows, "oracle", "precision").min() > 0.7  # 20 points
-    assert pick(rows, "oracle", "swap_rate").max() < 0.35
-    assert pick(rows, "oracle", "fresh_ce") == pytest.approx([0.0252, 0.0252], abs=0.012)
-    steps, curve = claims.curves(rows, "moons", "base", "d_l_curve")
+        evaluations.append(json.loads((cfg.out / "eval.json").read_text()))
+    rows = Rows([row for each in evaluations for row in each["rows"]])
+    extras = [extra for each in evaluations for extra in each["extras"]]
+
+    def pick(method, metric):
+        return claims.of(rows, method, "moons", metric).values()
+
+    assert (pick("scaling-10", "dense_d_l") > 0).all()
+    assert pick("oracle", "precision").min() > 0.7  # 20 points
+    assert pick("oracle", "swap_rate").max() < 0.35
+    assert pick("oracle", "fresh_ce") == pytest.approx([0.0252, 0.0252], abs=0.012)
+    classes = [rows.of(method="base", metric="d_l", label=c).values() for c in (0, 1)]
+    assert pick("base", "d_l") == pytest.approx(np.mean(classes, axis=0))
+    steps, curve = claims.of(rows, "base", "moons", "d_l_curve").curve()
     assert steps.tolist() == [0, 12]
     assert curve[:, 0] == pytest.approx([0.15, 0.15], abs=0.03)  # untrained
-    assert curve[:, 1] == pytest.approx(pick(rows, "base", "d_l"))
-    assert set(claims.figures(rows, extras)) == {"curves", "scores", "samples"}
-    assert [row[0] for row in claims.tables(rows)[0].rows][-1] == "oracle"
-
-
-pick = claims.pick
+    assert curve[:, 1] == pytest.approx(pick("base", "d_l"))
+    assert set(report.figures(rows, extras)) == {"curves", "scores", "samples"}
+    (main,) = (table for table in report.tables(rows) if table.main)
+    assert [row[0] for row in main.rows][-1] == "oracle"
 
 
 def test_digits_from_training_to_figure(root):
-    tables = []
+    evaluations = []
     for method in ("score", "base", "total"):
         cfg = config(root, method, task="digits", cas_steps=40)
         if method == "score":  # cas_steps is an evaluation's: the run is there already
             cfg.cas_steps = 3
-        train.train(cfg)
+        run(cfg)
         evaluate(EvalConfig(run=cfg.out))
-        tables.append(json.loads((cfg.out / "eval.json").read_text()))
-    rows = long_form([row for table in tables for row in table["rows"]])
-    assert set(rows.method) == {"real", "base", "scaling-3", "scaling-10", "total"}
-    (logistic,) = values_of(rows, "digits", "real", "cas_logistic")
-    assert logistic > 0.8  # 200 real images
+        evaluations.append(json.loads((cfg.out / "eval.json").read_text()))
+    rows = Rows([row for each in evaluations for row in each["rows"]])
+    assert set(rows.unique("method")) == {"real", "base", "scaling-3", "scaling-10", "total"}
+    assert rows.of(method="real", metric="cas_logistic").value() > 0.8  # 200 real images
     for method in ("base", "scaling-10", "total"):
         for metric in ("cas_cnn", "cw_recall", "cw_coverage", "mmd2"):
-            assert len(pick(rows, method, metric, "digits")) == 2
-    extras = [extra for table in tables for extra in table["extras"]]
-    assert set(claims.figures(rows, extras)) == {"images_digits"}
-    judgement = claims.images_carry_the_class("digits")(rows)
-    assert judgement.verdict in ("reproduced", "contradicted", "inconclusive")
+            assert len(claims.of(rows, method, "digits", metric).values()) == 2
+    extras = [extra for each in evaluations for extra in each["extras"]]
+    assert set(report.figures(rows, extras)) == {"images_digits"}
 
 
-def frame(values, task="moons", metric="d_l"):
-    return pd.DataFrame(
-        [
-            {"method": m, "task": task, "seed": s, "metric": metric, "value": v}
-            for m, column in values.items()
-            for s, v in enumerate(column)
-        ]
-    )
-
-
-def test_verdicts_follow_the_numbers():
-    good = frame(
-        {"base": [0.19, 0.2, 0.21], "total": [0.08, 0.09, 0.08], "scaling-10": [2.7, 3, 3]}
-    )
-    assert claims.likelihood_mismatch(good).verdict == "reproduced"
-    assert claims.scaling_worsens(good).verdict == "reproduced"
-    bad = frame(
-        {"base": [0.19, 0.2, 0.21], "total": [0.16, 0.17, 0.16], "scaling-10": [0.3, 0.2, 0.3]}
-    )
-    judgement = claims.likelihood_mismatch(bad)
-    assert judgement.verdict == "contradicted" and judgement.ours.startswith("partly (1 of 2")
-    assert claims.scaling_worsens(bad).verdict == "contradicted"
-    close = frame({"total": [0.1, 0.11, 0.1], "posterior": [0.08, 0.09, 0.07]}, metric="d_p")
-    assert claims.close_to_posterior(close).verdict == "reproduced"
-    ce = frame({"dlsm": [0.2, 0.21, 0.2], "total": [0.2, 0.21, 0.2]}, metric="fresh_ce")
-    assert claims.cross_entropy_helps(ce).verdict == "inconclusive"
-    both = [
-        {"total": [0.8, 0.81], "base": [0.8, 0.8]},
-        {"total": [0.7, 0.72], "scaling-10": [0.4, 0.4]},
-    ]
-    images = pd.concat([frame(both[0], "digits", "cas_cnn"), frame(both[1], "digits", "cw_recall")])
-    judgement = claims.images_carry_the_class("digits")(images)
-    assert judgement.evidence["(b) class-wise recall − scaling > 0"]["verdict"] == "reproduced"
-    scales = {
-        claim["id"]: claim["verdict"] for claim in judge_all(claims.CLAIMS[7:], good, "default")
-    }
-    assert scales == {"D7-CIFAR": "needs gpu", "D8": "needs paper"}
+@pytest.mark.parametrize("task", ["moons", "digits"])
+def test_a_trained_guide_is_used(root, task):
+    cfg = config(root, "total", task=task, name="used")
+    run(cfg)
+    guide = dlsm.load(cfg.out, seed=1)
+    x = torch.rand(5, guide.dim)
+    log_p = guide.log_prob(x, sigma=1.0)
+    assert log_p.shape == (5, guide.n_classes)
+    torch.testing.assert_close(log_p.exp().sum(1), torch.ones(5))
+    # of its own seed, and Bayes' rule: likelihood plus prior
+    whole = network(cfg, make_task(task))
+    whole.load_state_dict(net(cfg))
+    logits = whole(x.expand(2, -1, -1), torch.tensor(1.0))[1]
+    torch.testing.assert_close(log_p, torch.log_softmax(logits, dim=-1))
+    twice, once = (guide.score(x, 1, sigma=1.0, alpha=alpha) for alpha in (2.0, 1.0))
+    prior = load_prior(cfg, make_task(task), torch.device("cpu"))
+    unguided = prior(x.expand(2, -1, -1), torch.tensor(1.0))[1]
+    torch.testing.assert_close(2 * once - twice, unguided, atol=1e-4, rtol=1e-4)
+    samples = guide.sample(3, y=1, seed=4)
+    assert samples.shape == (3, guide.dim)
+    assert torch.equal(samples, guide.sample(3, y=1, seed=4))
+    assert not torch.equal(samples, guide.sample(3, y=0, seed=4))
+    with pytest.raises(UserError, match="not 7"):
+        dlsm.load(cfg.out, seed=7)
+    with pytest.raises(UserError, match="stage 2"):
+        dlsm.load(root / "prior" / task / "score" / "seed-0-1")
 
 
 # ------------------------------------------------------------------ judges
@@ -400,22 +401,28 @@ def test_cifar_is_read_with_its_labels(cifar):
     assert len(x) == 500 and y.max() == 99  # fine labels
 
 
-def test_cifar_from_score_model_to_verdict(cifar, tmp_path):
-    rows = []
-    for method in ("score", "base", "total"):
-        cfg = tiny(tmp_path, method)
-        train.train(cfg)
-        evaluate(EvalConfig(run=cfg.out))
-        rows += json.loads((cfg.out / "eval.json").read_text())["rows"]
-    rows = long_form(rows)
-    assert set(rows.method) == {"real", "base", "scaling-10", "total"}
-    judgement = claims.images_carry_the_class("cifar10")(rows)
-    assert set(judgement.evidence) == {"(a) CAS", "(b) recall"}
+def test_classifiers_of_several_seeds_share_one_score_model_of_cifar(cifar, tmp_path):
+    run(tiny(tmp_path, "score"))
+    for seed in (0, 1):
+        cfg = config_of_seed(tmp_path, "total", seed)
+        run(cfg)
+    first, second = (net(config_of_seed(tmp_path, "total", seed)) for seed in (0, 1))
+    assert not all(torch.equal(value, second[name]) for name, value in first.items())
+    lost = config_of_seed(tmp_path, "total", 1)
+    lost.prior_seed, lost.out = None, tmp_path / "train" / "cifar10" / "lost" / "seed-1"
+    with pytest.raises(UserError, match="no score model"):
+        run(lost)
     # the evaluated score model is the average of its weights, without dropout
-    frozen = train.load_prior(tiny(tmp_path, "total"), make_task("cifar10"), torch.device("cpu"))
+    frozen = load_prior(cfg, make_task("cifar10"), torch.device("cpu"))
     assert not frozen.training
     at = torch.rand(1, 2, 3072)
     assert torch.equal(frozen(at, torch.tensor(1.0)), frozen(at, torch.tensor(1.0)))
+
+
+def config_of_seed(root, method, seed):
+    cfg = tiny(root, method, prior_seed=0)
+    cfg.seed, cfg.out = (seed,), root / "train" / "cifar10" / method / f"seed-{seed}"
+    return cfg
 
 
 def test_inception_metrics_at_the_paper_scale(cifar, tmp_path, monkeypatch):
@@ -427,9 +434,9 @@ def test_inception_metrics_at_the_paper_scale(cifar, tmp_path, monkeypatch):
         return lambda x: (seen.append(len(x)), (x @ weight, x @ weight))[1]
 
     monkeypatch.setattr(image_judges, "inception", stand_in)
-    monkeypatch.setattr(train, "require_inception", lambda: None)
+    monkeypatch.setattr(train_score, "require_inception", lambda: None)
     cfg = tiny(tmp_path, "score", inception=True, samples=25)
-    train.train(cfg)
+    run(cfg)
     evaluate(EvalConfig(run=cfg.out))
     table = values(cfg).set_index("metric").value
     assert table["fid"] == pytest.approx(0.0, abs=1e-3)  # all training images against themselves
@@ -439,16 +446,16 @@ def test_inception_metrics_at_the_paper_scale(cifar, tmp_path, monkeypatch):
 def test_a_missing_inception_is_told_before_training(cifar, tmp_path, monkeypatch):
     monkeypatch.setattr(image_judges.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match="make setup .*SCALE=paper"):
-        train.train(tiny(tmp_path, "score", inception=True))
+        run(tiny(tmp_path, "score", inception=True))
     assert not any(tmp_path.rglob("config.json"))
 
 
 def test_cifar_score_model_resumes_with_its_dropout(cifar, tmp_path, monkeypatch):
     whole, broken = (tiny(tmp_path, "score", steps=4) for _ in "ab")
     broken = dataclasses.replace(broken, out=tmp_path / "broken")
-    train.train(whole)
+    run(whole)
     monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "2")
-    draw, calls = train.draw, []
+    calls = []
 
     def stop_at_4(*args):
         calls.append(1)
@@ -456,11 +463,11 @@ def test_cifar_score_model_resumes_with_its_dropout(cifar, tmp_path, monkeypatch
             raise KeyboardInterrupt
         return draw(*args)
 
-    monkeypatch.setattr(train, "draw", stop_at_4)
+    monkeypatch.setattr(train_score, "draw", stop_at_4)
     with pytest.raises(KeyboardInterrupt):
-        train.train(broken)
-    monkeypatch.setattr(train, "draw", draw)
-    train.train(broken)
+        run(broken)
+    monkeypatch.setattr(train_score, "draw", draw)
+    run(broken)
     assert all(torch.equal(value, net(broken)[name]) for name, value in net(whole).items())
 
 
@@ -469,13 +476,13 @@ def test_pretrained_weights_are_taken_as_they_are(cifar, tmp_path):
     made = score_network(make_task("cifar10"), seed_generators((3,), 1), TINY)
     made.net.unet.save_pretrained(cifar / "ncsnpp", safe_serialization=True)
     cfg = tiny(tmp_path, "score", weights="ncsnpp")
-    train.train(cfg)
+    run(cfg)
     for name, value in made.state_dict().items():
         assert torch.equal(net(cfg)[name], value)
     guided_by = tiny(tmp_path, "total")
-    train.train(guided_by)  # finds it
+    run(guided_by)  # finds it
     with pytest.raises(UserError, match="holds no model"):
-        train.train(tiny(tmp_path / "x", "score", weights="elsewhere"))
+        run(tiny(tmp_path / "x", "score", weights="elsewhere"))
     assert diffusers.UNet2DModel.from_pretrained(cifar / "ncsnpp").config.center_input_sample
 
 
@@ -499,7 +506,7 @@ def test_published_sizes_of_cifar_s_networks():
 
 def test_mirrored_images_are_mirrored_left_to_right():
     x = torch.arange(2 * 64 * 3072, dtype=torch.float32).view(2, 64, 3072)
-    out = train.mirrored(x, seed_generators((0, 1), 9))
+    out = train_score.mirrored(x, seed_generators((0, 1), 9))
     flipped = x.view(2, 64, 3, 32, 32).flip(-1).flatten(2)
     is_flipped = (out == flipped).all(-1)
     assert ((out == x).all(-1) ^ is_flipped).all()

@@ -1,25 +1,26 @@
-"""Training with stacked seeds, resuming, the SAC baseline against stable-baselines3, claims."""
+"""Training with stacked seeds, resuming, the SAC baseline against stable-baselines3."""
 
 import dataclasses
 import itertools
 import json
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from common.claims_v1 import long_form
 from common.errors import UserError
+from common.rows import Rows, long_form
 from common.run import Run
 from common.sac import Batch
 from common.stacked import randn, seed_generators
-from papers.meow import baselines, claims, train
+from papers.meow import baselines, report, train
+from papers.meow.agent import make_agent
 from papers.meow.baselines import SAC, SACConfig
+from papers.meow.config import Config, settings_of
 from papers.meow.eval import EvalConfig, evaluate, goal_entropy
 from papers.meow.method import MEow
+from papers.meow.methods import METHODS
 from papers.meow.multigoal import MultiGoal
-from papers.meow.train import Config, make_agent, settings_of
 
 torch.set_num_threads(1)
 
@@ -112,8 +113,8 @@ def test_what_is_left_open_is_the_environments():
     assert (agent.cfg.alpha, agent.cfg.tau, agent.cfg.lr) == (None, 0.005, 3e-4)
     agent = make_agent(Config(method="sac", task="multigoal"), 2, 2, device)
     assert agent.log_alpha.exp().item() == pytest.approx(2.5)
-    shifts = {m: train.VARIANTS[m].get("shifts", 2) for m in train.VARIANTS}
-    assert shifts["meow-lrs"] == 1 and shifts["meow-vanilla"] == 0
+    assert METHODS["meow-lrs"].changes == {"shifts": 1}
+    assert METHODS["meow-vanilla"].changes == {"shifts": 0}
     for wrong, match in (
         ({"method": "meoww"}, "did you mean"),
         ({"task": "Hopper-v4"}, "did you mean"),
@@ -123,6 +124,24 @@ def test_what_is_left_open_is_the_environments():
             settings_of(Config(**wrong))
     with pytest.raises(UserError, match="reference"):
         train.train(Config(method="sb3-sac"))
+
+
+@pytest.mark.parametrize(
+    ("method", "task", "flag", "tau"),
+    [
+        ("meow", "multigoal", None, 0.0005),
+        ("sac-slow", "multigoal", None, 0.0005),  # the same rate: what the two are compared at
+        ("meow-fast", "multigoal", None, 0.005),
+        ("sac", "multigoal", None, 0.005),
+        ("sac", "Ant-v5", None, 0.005),
+        ("sac-slow", "Ant-v5", None, 0.0001),
+        ("sac-slow", "Ant-v5", 0.02, 0.02),
+        ("meow-fast", "multigoal", 0.02, 0.02),
+    ],
+)
+def test_the_slow_copys_rate_is_the_flags_the_methods_or_the_environments(method, task, flag, tau):
+    agent = make_agent(Config(method=method, task=task, tau=flag), 2, 2, torch.device("cpu"))
+    assert agent.cfg.tau == tau
 
 
 def test_replay_holds_squashed_actions_and_true_last_states(tmp_path, monkeypatch):
@@ -143,8 +162,9 @@ def test_replay_holds_squashed_actions_and_true_last_states(tmp_path, monkeypatc
             assert np.array_equal(t["next_obs"], following["obs"]) != limit
 
 
-@pytest.mark.parametrize("method", train.METHODS[:-1])
-def test_every_method_trains_and_is_evaluated(tmp_path, monkeypatch, method):
+# one of each kind of network; test_meow_claims takes all methods through their scales
+@pytest.mark.parametrize("method", ["meow", "meow-vanilla", "meow-affine", "sac"])
+def test_a_method_trains_and_is_evaluated(tmp_path, monkeypatch, method):
     from papers.meow import eval as evaluation
 
     monkeypatch.setattr(evaluation, "QUICK_SIZES", {10: 4, 100: 2})
@@ -166,7 +186,7 @@ def test_every_method_trains_and_is_evaluated(tmp_path, monkeypatch, method):
     reached = rows[rows.metric == "reached"].groupby("seed").value.sum()
     np.testing.assert_allclose(share, reached)
     drawn = {e["name"] for e in result["extras"]}
-    if method == "sac":
+    if not METHODS[method].has_value:
         assert drawn == {"paths"}
         return
     assert drawn == {"paths", "V", "V*"}
@@ -183,8 +203,9 @@ def test_mujoco_run_becomes_curves(tmp_path):
     returns = rows[rows.metric == "returns"]
     assert sorted(set(returns.step)) == [20, 40] and len(returns) == 4
     last = returns[returns.step == 40].sort_values("seed").value.to_numpy()
-    np.testing.assert_allclose(claims.values(rows, cfg.task, "meow", "final_return"), last)
-    assert claims.tables(rows)[-1].title.startswith("InvertedPendulum")
+    found = Rows(rows)
+    np.testing.assert_allclose(found.of(method="meow", metric="final_return").values(), last)
+    assert report.tables(found)[-1].title.startswith("InvertedPendulum")
 
 
 def test_entropy_of_goals():
@@ -283,93 +304,6 @@ def test_one_update_of_sac_is_stable_baselines3s(monkeypatch):
             moved = (linear.weight - torch.stack((q1.weight.T, q2.weight.T))).abs()
             assert moved.flatten()[:: max(1, moved.numel() // 10_000)].quantile(0.99) < 2e-5
     torch.testing.assert_close(ours.log_alpha.detach()[0], model.log_ent_coef.detach(), **close)
-
-
-# ------------------------------------------------------------------ claims
-
-
-def world(**means):
-    """Rows as eval.py writes them, with small differences between seeds."""
-    base = {
-        **{"multigoal/meow/exactness": 1e-5, "multigoal-long/meow/exactness": 1e-5},
-        **{"multigoal/meow/rarest_goal": 0.15, "multigoal/meow/goal_entropy": 1.35},
-        **{"multigoal/sac/goal_entropy": 0.3, "HalfCheetah-v5/meow/final_return": 2000.0},
-        **{"HalfCheetah-v5/meow-vanilla/final_return": -200.0},
-        **{"HalfCheetah-v5/sac/final_return": 2200.0, "HalfCheetah-v5/meow/auc": 1000.0},
-        **{"HalfCheetah-v5/meow-lrs/auc": 700.0, "HalfCheetah-v5/meow/log_det_drift": 1.0},
-        **{"HalfCheetah-v5/meow-vanilla/log_det_drift": 6.0},
-    }
-    base.update(means)
-    rng = np.random.default_rng(0)
-    rows = []
-    for key, mean in base.items():
-        task, method, metric = key.split("/")
-        for seed in range(5):
-            label = {"task": task, "method": method, "seed": seed, "metric": metric}
-            rows.append({**label, "value": mean * (1 + 0.02 * rng.standard_normal())})
-    for goal in range(4):
-        for method in ("meow", "sac"):
-            label = {"task": "multigoal", "method": method, "metric": "goal_share", "goal": goal}
-            rows += [{**label, "seed": seed, "value": 0.25} for seed in range(5)]
-    for metric in ("exact_v", "quadrature_error", "sac_error"):
-        for state in ("0 0", "2 0", "2 2"):
-            label = {"task": "multigoal", "method": "meow", "metric": metric, "state": state}
-            size = 1e-4 if metric == "quadrature_error" else 1.0
-            rows += [{**label, "seed": seed, "value": -size * (1 + seed)} for seed in range(5)]
-    for samples, error in ((10, 8.0), (100, 3.0), (10_000, 0.4)):
-        for state in ("0 0", "2 0", "2 2"):
-            for seed in range(5):
-                label = {"task": "multigoal", "method": "meow", "seed": seed}
-                label |= {"metric": "mc_error", "samples": samples, "state": state}
-                value = error * (1 + 0.02 * rng.standard_normal())
-                rows.append({**label, "value": value})
-    return pd.DataFrame(rows)
-
-
-def verdicts(rows):
-    return {c.id: c.judge(rows).verdict for c in claims.CLAIMS}
-
-
-def test_claims_hold_in_a_world_where_they_do():
-    assert set(verdicts(world()).values()) == {"reproduced"}
-
-
-def test_claims_fail_in_a_world_where_they_do_not():
-    changes = {
-        "M1": {"multigoal-long/meow/exactness": 0.1},
-        "M2": {"mc 10000": 20.0},
-        "M3": {"multigoal/meow/rarest_goal": 0.01},
-        "M4": {"HalfCheetah-v5/meow-vanilla/final_return": 2500.0},
-        "M5": {"HalfCheetah-v5/meow-vanilla/log_det_drift": 0.9},
-        "M6": {"HalfCheetah-v5/meow-lrs/auc": 1300.0},
-        "M7": {"HalfCheetah-v5/sac/final_return": 5000.0},
-    }
-    for name, change in changes.items():
-        assert verdicts(fixed(change))[name] == "contradicted", name
-    assert verdicts(fixed({"mc 10000": 1e-4}))["M2"] == "contradicted"  # better than the flow's
-    worse = {"multigoal/sac/goal_entropy": 1.45}
-    assert verdicts(fixed(worse))["M3"] == "contradicted"
-    assert verdicts(fixed({"HalfCheetah-v5/sac/final_return": -50.0}))["M7"] == "inconclusive"
-
-
-def fixed(change):
-    """A world with the "mc" factors applied as well."""
-    known = {k: v for k, v in change.items() if not k.startswith("mc")}
-    rows = world(**known)
-    for key, factor in change.items():
-        if key.startswith("mc"):
-            rows.loc[rows.samples == int(key.split()[1]), "value"] *= factor
-    return rows
-
-
-def test_tables_and_figures_of_a_world():
-    rows = world()
-    found = claims.tables(rows)
-    assert [t.title.split(":")[0] for t in found][:2] == ["Multi-goal", "Soft values"]
-    for table in found:
-        assert all(len(row) == len(table.columns) for row in table.rows)
-    assert found[0].rows[0][:2] == ["MEow", "0.25 / 0.25 / 0.25 / 0.25"]
-    assert set(claims.figures(rows, [])) == {"soft_values", "returns_halfcheetah"}
 
 
 # ------------------------------------------------------------------ peers

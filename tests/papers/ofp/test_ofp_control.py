@@ -1,4 +1,4 @@
-"""Experiments B and C and the paper-scale tasks behind the interface of task.py, made tiny."""
+"""Experiments B and C and the paper-scale tasks behind the interface of interface.py, made tiny."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Training with stacked seeds, resuming, baselines, evaluation and claims."""
+"""Training with stacked seeds, resuming, baselines and evaluation."""
 
 import dataclasses
 import functools
@@ -12,11 +12,12 @@ import torch
 
 from common.errors import UserError
 from common.run import Run
-from papers.ofp import baselines, claims, networks, train
-from papers.ofp.eval import ChunkPolicy, EvalConfig, evaluate, sampler_of, variants
-from papers.ofp.method import OFPConfig
+from papers.ofp import baselines, networks, train
+from papers.ofp.config import Config, resolve
+from papers.ofp.eval import ChunkPolicy, EvalConfig, evaluate, variants
+from papers.ofp.method import OFPConfig, sample
+from papers.ofp.methods import METHODS, diffusion, euler, jumps, regression
 from papers.ofp.point_mass import PointMass
-from papers.ofp.train import Config
 
 torch.set_num_threads(1)
 
@@ -99,21 +100,22 @@ def test_learning_rate_is_a_cosine_after_the_hold():
 
 
 def test_variants_change_what_they_say():
-    assert train.resolve(Config("ofp-no-sc")).ofp == OFPConfig(lambda_sc=0.0)
-    assert train.resolve(Config("ofp-rho1")).ofp.rho_fixed == 1.0
-    half = train.resolve(Config("fm-half"))
-    assert (half.method, half.steps) == ("fm", 5_000)
-    assert train.resolve(Config("study-2x")).steps == 20_000
-    assert train.resolve(Config("study-ema-99")).ema == 0.99
-    default = dataclasses.asdict(train.resolve(Config("ofp")))
-    for name in train.VARIANTS:  # one change at a time, and really a change
-        assert dataclasses.asdict(train.resolve(Config(name))) != default
+    assert resolve(Config("ofp-no-sc")).ofp == OFPConfig(lambda_sc=0.0)
+    assert resolve(Config("ofp-rho1")).ofp.rho_fixed == 1.0
+    half = resolve(Config("fm-half"))
+    assert (half.method, half.steps) == ("fm-half", 5_000)
+    assert resolve(Config("study-2x")).steps == 20_000
+    assert resolve(Config("study-ema-99")).ema == 0.99
+    default = dataclasses.asdict(resolve(Config("ofp")))
+    for name, policy in METHODS.items():  # really a change, of what it says and of no more
+        found = dataclasses.asdict(resolve(Config(name)))
+        assert bool(policy.changes) == (found != {**default, "method": name})
     with pytest.raises(UserError, match="unknown method"):
-        train.resolve(Config("opf"))
+        resolve(Config("opf"))
 
 
 def test_judged_methods_train_equally_long():
-    steps = {m: train.resolve(Config(m)).steps for m in (*train.METHODS, *train.ABLATIONS)}
+    steps = {m: resolve(Config(m)).steps for m in METHODS if not METHODS[m].study}
     assert {m for m, n in steps.items() if n != 10_000} == {"fm-half"}
 
 
@@ -335,7 +337,7 @@ def test_gap_and_warm_start_of_the_policy():
     task = PointMass((0, 1))
     obs = np.zeros((2, 3, 4), np.float32)
     active = np.ones((2, 3), dtype=bool)
-    cold = ChunkPolicy(Fixed(), task, sampler_of("ofp"), nfe=1, t_w=0.0, device="cpu")
+    cold = ChunkPolicy(Fixed(), task, jumps, nfe=1, t_w=0.0, device="cpu")
     cold.reset(3)
     first = cold(obs, active)
     np.testing.assert_allclose(first.reshape(2, 3, 16), np.tile(np.arange(16.0), (2, 3, 1)), 1e-5)
@@ -346,7 +348,7 @@ def test_gap_and_warm_start_of_the_policy():
     np.testing.assert_allclose(cold.gap, math.sqrt(8 * 64), rtol=1e-5)
     assert cold.gap_count.tolist() == [1, 3]
 
-    warm = ChunkPolicy(Fixed(), task, sampler_of("ofp"), nfe=1, t_w=0.15, device="cpu")
+    warm = ChunkPolicy(Fixed(), task, jumps, nfe=1, t_w=0.15, device="cpu")
     warm.reset(3)
     np.testing.assert_allclose(warm(obs, active), first, rtol=1e-5)  # no chunk to start from
     assert not np.allclose(warm(obs, active), first)
@@ -354,11 +356,12 @@ def test_gap_and_warm_start_of_the_policy():
     np.testing.assert_allclose(warm(obs, active), first, rtol=1e-4)  # memory is cleared
 
 
-@pytest.mark.parametrize("method", [*train.METHODS, "ofp-no-sc", "ofp-rho1", "study-distil"])
-def test_every_method_trains_and_is_evaluated(tmp_path, monkeypatch, method):
-    few = functools.partial(train.flow_endpoints, n=5_000, nfe=2)
-    monkeypatch.setattr(train, "flow_endpoints", few)
-    cfg = config(tmp_path, method=method, steps=4, seed=(0, 1), nfe=(1, 2, 10))
+@pytest.mark.parametrize(
+    "method", [*(name for name in METHODS if not METHODS[name].study), "study-distil"]
+)
+def test_every_method_trains_and_is_evaluated(tmp_path, method):
+    few = {"pairs": 200, "pair_calls": 2}
+    cfg = config(tmp_path, method=method, steps=4, seed=(0, 1), nfe=(1, 2, 10), **few)
     train.train(cfg)
     evaluate(EvalConfig(run=cfg.out))
 
@@ -370,83 +373,30 @@ def test_every_method_trains_and_is_evaluated(tmp_path, monkeypatch, method):
     assert starts == ({0.0, 0.15} if method.startswith("ofp") else {0.0})
 
 
-# ------------------------------------------------------------------ claims
+def test_each_method_is_sampled_as_its_entry_says():
+    """A flow policy that somebody adds is not sampled by OFP's jumps unless its entry says so."""
+    net = both_networks()[0]
+    z, obs = torch.randn(3, 5, 16), torch.randn(3, 5, 6)
+    g = [torch.Generator().manual_seed(s) for s in range(3)]
+    for name, expected in (
+        ("ofp", lambda: sample(net, z, obs, 2)),
+        ("fm", lambda: baselines.euler_sample(net, z, obs, 2)),
+        ("fm-half", lambda: baselines.euler_sample(net, z, obs, 2)),
+        ("bc", lambda: baselines.bc_sample(net, z, obs)),
+        ("ddpm", lambda: baselines.diffusion_sample(net, z, obs, 2, g)),
+        ("meanflow", lambda: sample(net, z, obs, 2)),
+        ("shortcut", lambda: sample(net, z, obs, 2)),
+    ):
+        assert torch.equal(METHODS[name].sampler(net, z, obs, 2, 0.0, g), expected()), name
+    warm = (f(net, z, obs, 2, 0.5, g) for f in (jumps, euler, diffusion, regression))
+    moved = [not torch.equal(x, y) for x, y in zip(warm, cold(net, z, obs, g), strict=True)]
+    assert moved == [True, True, False, False]
+    with pytest.raises(UserError, match="unknown method"):
+        METHODS["flow"]
 
 
-def rows_of_a_world(**means):
-    """Rows as eval.py writes them, with small differences between seeds."""
-    base = {
-        **{("ofp", 1, "success"): 0.9, ("ofp", 4, "success"): 0.97, ("fm", 100, "success"): 0.9},
-        **{("fm", 1, "success"): 0.5, ("ofp", 1, "on_mode"): 0.8, ("fm", 1, "on_mode"): 0.1},
-        **{("ofp-no-sc", 1, "on_mode"): 0.1, ("ofp-no-sg", 1, "on_mode"): 0.75},
-        **{("ofp", 1, "w1"): 1.0, ("ofp", 4, "w1"): 0.7, ("ofp-no-sg", 1, "success"): 0.88},
-        **{("ofp", 1, "gap"): 0.5, ("ofp", 1, "cold gap"): 0.7},
-    }
-    base.update({tuple(k.split("/")): v for k, v in means.items()})
-    rng = np.random.default_rng(0)
-    rows = []
-    for (method, nfe, metric), mean in base.items():
-        for task in ("point-mass", "metaworld"):
-            for seed in range(5):
-                value = mean + 0.01 * rng.standard_normal()
-                start = metric in ("w1", "on_mode") or metric.startswith("cold")
-                warm = method.startswith("ofp") and not start
-                row = {
-                    **{"method": method, "nfe": int(nfe), "task": task, "seed": seed},
-                    **{"metric": metric.removeprefix("cold "), "value": value},
-                    "t_w": 0.15 if warm else 0.0,
-                }
-                if metric == "success":
-                    rows += [{**row, "radius": r} for r in (0.12, 0.15, 0.2)]
-                    if warm:
-                        rows += [{**row, "t_w": 0.0, "radius": r} for r in (0.12, 0.15, 0.2)]
-                    if task == "metaworld":
-                        rows.append({**row, "metric": "task_success", "subtask": "reach-v3"})
-                else:
-                    rows.append(row)
-    for task in ("point-mass", "metaworld"):
-        for method, nfe, ms in (("ofp", 1, 0.1), ("fm", 100, 9.0)):
-            rows.append(
-                {
-                    **{"method": method, "nfe": nfe, "task": task, "seed": 0, "t_w": 0.0},
-                    **{"metric": "latency_ms", "value": ms},
-                }
-            )
-    return pd.DataFrame(rows)
-
-
-def verdicts(rows):
-    return {c.id: c.judge(rows).verdict for c in claims.CLAIMS}
-
-
-def test_claims_hold_in_a_world_where_they_do():
-    assert set(verdicts(rows_of_a_world()).values()) == {"reproduced"}
-
-
-def test_claims_fail_in_a_world_where_they_do_not():
-    rows = rows_of_a_world()
-    swap = {"ofp": "fm", "fm": "ofp"}
-    flipped = rows.copy()
-    success = rows.metric.isin(["success", "task_success", "on_mode", "gap", "w1"])
-    flipped.loc[success, "value"] = 1 - rows.loc[success, "value"]
-    flipped.loc[rows.metric == "latency_ms", "method"] = rows.method.map(swap)
-    flipped.loc[rows.metric == "latency_ms", "nfe"] = 101 - rows.nfe
-    found = verdicts(flipped)
-    for name in ("OFP-2", "OFP-3", "OFP-4", "OFP-5", "OFP-6-A", "OFP-6-B"):
-        assert found[name] == "contradicted", name
-    worse = rows.copy()
-    worse.loc[(rows.method == "fm") & (rows.nfe == 100), "value"] += 0.09
-    found = verdicts(worse)
-    assert found["OFP-1-A"] == found["OFP-1-B"] == "contradicted"
-
-
-def test_tables_and_figures_of_a_world():
-    rows = rows_of_a_world()
-    assert [t.title[0] for t in claims.tables(rows)] == ["A", "B", "M"]
-    assert claims.tables(rows)[0].rows[0][0] == "OFP @1"  # the method first
-    for table in claims.tables(rows):
-        assert all(len(row) == len(table.columns) for row in table.rows)
-    assert set(claims.figures(rows, [])) == {"curves"}
+def cold(net, z, obs, g):
+    return [f(net, z, obs, 2, 0.0, g) for f in (jumps, euler, diffusion, regression)]
 
 
 def test_latency_run_becomes_rows(tmp_path, monkeypatch):
@@ -459,17 +409,27 @@ def test_latency_run_becomes_rows(tmp_path, monkeypatch):
     rows = pd.DataFrame(json.loads((tmp_path / "latency" / "eval.json").read_text())["rows"])
     assert len(rows) == 16 and (rows.value > 0).all()
     for task in ("point-mass", "metaworld"):
-        assert len(claims.pick(rows, "fm", 100, "latency_ms", task)) == 1
+        assert ((rows.task == task) & (rows.method == "fm") & (rows.nfe == 100)).sum() == 1
 
 
 def test_what_is_evaluated_where():
-    assert variants("ofp", (), simulated=False) == [
+    ofp, fm = METHODS["ofp"], METHODS["fm"]
+    assert variants(ofp, (), dear=False) == [
         *((n, 0.0) for n in (1, 2, 4)),
         *((n, 0.15) for n in (1, 2, 4)),
     ]
-    assert variants("ofp", (), simulated=True) == [(1, 0.0), (1, 0.15), (2, 0.15), (4, 0.15)]
-    assert variants("fm", (), simulated=True) == [(1, 0.0), (10, 0.0), (100, 0.0)]
-    assert variants("fm", (1, 10), simulated=True) == [(1, 0.0), (10, 0.0)]
+    assert variants(ofp, (), dear=True) == [(1, 0.0), (1, 0.15), (2, 0.15), (4, 0.15)]
+    assert variants(fm, (), dear=True) == [(1, 0.0), (10, 0.0), (100, 0.0)]
+    assert variants(fm, (1, 10), dear=True) == [(1, 0.0), (10, 0.0)]
+
+
+def test_rows_carry_what_a_grid_varies(tmp_path):
+    cfg = config(tmp_path, method="bc", steps=1, lr=3e-4, labels=("lr", "ema"))
+    train.train(cfg)
+    evaluate(EvalConfig(run=cfg.out))
+    found = json.loads((cfg.out / "eval.json").read_text())
+    assert all((row["lr"], row["ema"]) == (3e-4, 0.7) for row in found["rows"])
+    assert found["extras"] == []
 
 
 def test_a_diverged_network_fails_its_episodes():
@@ -478,7 +438,7 @@ def test_a_diverged_network_fails_its_episodes():
             return torch.full_like(z, float("nan"))
 
     task = PointMass((0,))
-    policy = ChunkPolicy(Broken(), task, sampler_of("ofp"), nfe=1, t_w=0.0, device="cpu")
+    policy = ChunkPolicy(Broken(), task, jumps, nfe=1, t_w=0.0, device="cpu")
     assert not task.rollout(policy, range(3))["success"].any()
     assert task.start_chunks(policy, seed=0, n=10)[0]["on_mode"] == 0
 

@@ -15,9 +15,26 @@ from tests import stand_ins
 from tests.fake_cuda import same_on_both
 
 METHODS = ("p-quantile", "p-of-max", "tb", "dqn")
-BITS = {"n_bits": 8, "word_bits": 4, "n_modes": 4, "delta": 2, "steps": 4, "eval_every": 2}
+BITS: dict[str, Any] = {
+    "n_bits": 8,
+    "word_bits": 4,
+    "n_modes": 4,
+    "delta": 2,
+    "steps": 4,
+    "eval_every": 2,
+}
+BITS |= {"sweep": (0.0, 0.9)}
 PAPER = {"sampling_tau": 0.9, "lr_half_life": 20.0, "log_Z_half_life": 50.0, "weight_decay": 1e-8}
-SEH = {"n": 2, "steps": 3, "eval_every": 2, "batch": 4, "width": 16, "max_blocks": 3, "samples": 5}
+SEH: dict[str, Any] = {
+    "n": 2,
+    "steps": 3,
+    "eval_every": 2,
+    "batch": 4,
+    "width": 16,
+    "max_blocks": 3,
+    "samples": 5,
+}
+SEH |= {"sweep": (0.0, 0.9)}
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     *((method, "bits", {**BITS, **PAPER, "seed": (0, 1)}) for method in METHODS),
     ("p-of-max", "bits", {**BITS, **PAPER, "net": "transformer"}),

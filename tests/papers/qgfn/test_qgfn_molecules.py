@@ -14,6 +14,8 @@ from common.gfn.fragments import FragmentEnv, SEHProxy, load_fragments
 from common.gfn.sampling import choose_by_inverse_cdf
 from common.run import Run
 from papers.qgfn.eval import EvalConfig, evaluate
+from papers.qgfn.method import MIXTURES
+from papers.qgfn.methods import METHODS
 from papers.qgfn.molecules import FragmentTransformer, Modes, mean_similarity
 from papers.qgfn.task import qm9_task
 from papers.qgfn.train import Config, train
@@ -25,6 +27,7 @@ BLOCKS = {
     "block_r": {"0": [0, 1, 2, 3, 4, 5], "1": [0, 1], "2": [1, 0, 0, 0], "3": [0], "4": [3, 0, 1]},
 }
 SMALL = {"task": "seh", "batch": 3, "steps": 6, "eval_every": 2, "width": 16, "max_blocks": 4}
+PS = (0.0, 0.5, 1.0)
 
 
 @pytest.fixture
@@ -78,13 +81,19 @@ def test_transformer_sees_the_tree_and_no_empty_slots(data: Path) -> None:
 
 @pytest.mark.parametrize("method", ["p-greedy", "p-quantile", "p-of-max-n3", "tb", "dqn"])
 def test_training_pipeline(data: Path, tmp_path: Path, method: str) -> None:
-    config = Config(method=method, samples=5, out=tmp_path / "r", **SMALL)
+    config = Config(method=method, samples=5, sweep=PS, out=tmp_path / "r", **SMALL)
     train(config)
     evaluate(EvalConfig(run=tmp_path / "r"))
     rows = json.loads((tmp_path / "r" / "eval.json").read_text())["rows"]
-    values = {r["metric"]: r["value"] for r in rows}
-    assert {"mean_reward", "mean_reward_last", "modes_found", "similarity"} <= set(values)
-    assert 0 < values["sample_reward"] < 2 and 0 <= values["similarity"] <= 1
+    values = {(r["metric"], r.get("mixture")): r["value"] for r in rows}
+    assert {"mean_reward", "mean_reward_last", "modes_found"} <= {metric for metric, _ in values}
+    assert 0 < values["final_reward", None] < 2 and 0 <= values["final_distance", None] <= 1
+    swept = {mixture for metric, mixture in values if metric == "sweep_distance"}
+    assert swept == (set(MIXTURES) if METHODS[method].sweeps else set())
+    if swept:  # the pair is sampled at every p, and at p = 0 it is P_F whatever the mixture
+        assert values["p0_gap", None] == 0
+        assert len({values["sweep_reward", m][0] for m in MIXTURES}) == 1
+        assert all(len(values["sweep_reward", m]) == len(PS) for m in MIXTURES)
     final = Run.load(tmp_path / "r").final()
     torch.manual_seed(0)
     env = FragmentEnv(load_fragments(data / "blocks_PDB_105.json"), max_blocks=4)

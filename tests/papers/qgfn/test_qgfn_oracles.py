@@ -93,6 +93,16 @@ def test_p_of_max_needs_positive_values() -> None:
     assert (p_of_max(log_pf, mixed, ALL, 0.9).exp() > 0).tolist() == [False, True, False, True]
 
 
+def test_p_quantile_is_not_continuous_at_zero() -> None:
+    """Any p > 0 removes the worst action, whatever P_F gives it; the others go over smoothly."""
+    gaps = {
+        name: float((mixture(PF.log(), Q, ALL, 1e-9).exp() - PF).abs().max())
+        for name, mixture in MIXTURES.items()
+    }
+    assert gaps["p-quantile"] == pytest.approx(0.1)  # the worst action's share of P_F
+    assert max(gaps["p-greedy"], gaps["p-of-max"]) < 1e-8
+
+
 def test_two_actions_quantile_is_greedy() -> None:
     logits = torch.tensor([3.0, -3.0])
     for p in (0.01, 0.5, 1.0):

@@ -191,15 +191,15 @@ def test_held_out_goals_are_never_trained_on(
 def test_rbs_learns_where_forward_only_does_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """100 goals, seven times what chance gives is far below what a leak of successes would."""
+    """100 goals: a leak of successes would give forward only what RBS has."""
     monkeypatch.setitem(SPECS, "g6", tasks.grid(10))
-    config = Config(task="g6", seed=(0, 1), steps=140, eval_every=140)
+    config = Config(task="g6", seed=(0, 1), steps=70, eval_every=70)
     final = {}
     for name in ("rbs-db", "gc-db"):
         train(replace(config, method=name, out=tmp_path / name))
         final[name] = lines(tmp_path / name)[-1]["success"]
     evaluate(EvalConfig(run=tmp_path / "rbs-db"))
-    assert min(final["rbs-db"]) > 0.25 and max(final["gc-db"]) < 0.07
+    assert min(final["rbs-db"]) > 0.1 and max(final["gc-db"]) < 0.05
     rows = json.loads((tmp_path / "rbs-db" / "eval.json").read_text())
     metrics = {r["metric"] for r in rows["rows"]}
     assert metrics >= {"success", "final_success", "updates_to_half", "source_gap", "entropy"}

@@ -13,6 +13,7 @@ import papers.qgfn as qgfn
 from common.claims import NoResults
 from common.errors import UserError
 from common.rows import Rows
+from papers.qgfn import task
 from papers.qgfn.methods import METHODS
 from papers.qgfn.reading import matched
 from papers.qgfn.train import Config, train
@@ -183,6 +184,8 @@ def test_every_stage_of_every_scale_on_stand_ins(
     (tmp_path / "data" / "qm9str").mkdir()
     np.save(tmp_path / "data" / "qm9str" / "gap.npy", np.linspace(0.1, 0.4, 11**2))
     monkeypatch.setenv("PAPERS_DATA", str(tmp_path / "data"))
+    whole = task.molecular_distance  # of 1000 molecules; fifty are enough here
+    monkeypatch.setattr(task, "molecular_distance", lambda objects: whole(objects[:50]))
 
     def tiny(job: Any) -> list[str] | None:
         third = "lr=0.003" in job.grid  # of the tuning's three rates: two are enough of a grid

@@ -43,15 +43,11 @@ def judge(slug: str, scale: str, judged: Path, results: dict[str, Any]) -> dict[
     shutil.rmtree(judged, ignore_errors=True)
     judged.mkdir(parents=True)
     files.write_json(judged / "rows.json", {k: results[k] for k in ("rows", "extras")})
-    second_form = (ROOT / "papers" / slug / "report.py").is_file()
-    modules = ("claims", "report") if second_form else ("claims",)
-    with ThreadPoolExecutor(len(modules)) as pool:  # each is a process, mostly of imports
-        list(pool.map(lambda module: ask(slug, scale, judged, module), modules))
+    with ThreadPoolExecutor(2) as pool:  # each is a process, mostly of imports
+        list(pool.map(lambda module: ask(slug, scale, judged, module), ("claims", "report")))
     (judged / "rows.json").unlink()
-    answer = files.read_json(judged / "claims.json")
-    if second_form:
-        answer |= files.read_json(judged / "report.json")
-    return answer
+    claims: dict[str, Any] = files.read_json(judged / "claims.json")
+    return claims | files.read_json(judged / "report.json")
 
 
 def ask(slug: str, scale: str, judged: Path, module: str, *flags: str) -> None:

@@ -1,6 +1,6 @@
 """A paper's page and its ``results/<scale>.md``, rendered from committed results.
 
-A README of the second form has generated blocks, each between ``<!-- NAME:begin -->`` and
+A README has generated blocks, each between ``<!-- NAME:begin -->`` and
 ``<!-- NAME:end -->``: ``answer``, ``figure``, ``claims``, ``table``, ``cite``. Everything else in
 it is written by hand; ``check`` holds it to its form.
 """
@@ -45,11 +45,6 @@ ANSWERS = {
 }
 
 
-def second_form(slug: str, papers: Path = PAPERS) -> bool:
-    """Whether a paper's folder has judging and showing apart."""
-    return (papers / slug / "report.py").is_file()
-
-
 # -- text -----------------------------------------------------------------------------------------
 
 
@@ -77,14 +72,6 @@ def markdown(columns: list[str], rows: list[list[Any]]) -> str:
     lines = ["| " + " | ".join(map(cell, columns)) + " |", "|" + " --- |" * len(columns)]
     lines += ["| " + " | ".join(map(cell, row)) + " |" for row in rows]
     return "\n".join(lines)
-
-
-def figures(results: Results) -> list[dict[str, Any]]:
-    """Figures with caption and name; results of the first form have names only."""
-    return [
-        {"name": each, "caption": "", "main": False} if isinstance(each, str) else each
-        for each in results["figures"]
-    ]
 
 
 def also_met(claim: Mapping[str, Any]) -> str:
@@ -154,9 +141,9 @@ def render_results(slug: str, scale: str, results: Results, papers: Path = PAPER
         parts.append("## Tables")
         for table in results["tables"]:
             parts += [f"**{safe(table['title'])}**", markdown(table["columns"], table["rows"])]
-    if figures(results):
+    if results["figures"]:
         parts.append("## Figures")
-        parts += [_image(scale, each, "") for each in figures(results)]
+        parts += [_image(scale, each, "") for each in results["figures"]]
     return "\n\n".join(parts) + "\n"
 
 
@@ -209,7 +196,7 @@ def blocks(slug: str, results: Mapping[str, Results], papers: Path = PAPERS) -> 
         ]
         for claim in claims_shown(results)
     ]
-    main = [figure for figure in figures(first) if figure["main"]]
+    main = [figure for figure in first["figures"] if figure["main"]]
     table = [table for table in first["tables"] if table.get("main")]
     return {
         "answer": answer(paper, headline(results)),
@@ -341,11 +328,11 @@ def _results(results: Results, scale: str) -> list[str]:
         for c in results["claims"]
         if len(c["statement"].split()) > MOST_WORDS
     ]
-    wrong += [f"figure {f['name']} has no caption" for f in figures(results) if not f["caption"]]
+    wrong += [f"figure {f['name']} has no caption" for f in results["figures"] if not f["caption"]]
     if scale != "default":
         return wrong
     main = [table for table in results["tables"] if table.get("main")]
-    if len(main) != 1 or sum(figure["main"] for figure in figures(results)) != 1:
+    if len(main) != 1 or sum(figure["main"] for figure in results["figures"]) != 1:
         wrong.append("one table and one figure have to be the main ones")
     wrong += [
         f"the main table has {len(t['rows'])} rows and {len(t['columns'])} columns; at most "

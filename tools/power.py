@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 
 from common import files
-from common.errors import UserError, choose, guarded
-from tools import judging, manifest, pages, store
+from common.errors import choose, guarded
+from tools import judging, manifest, store
 from tools.manifest import PAPERS
 
 console = Console(highlight=False)
@@ -24,12 +24,10 @@ def power(slug: str, scale: str, papers: Path = PAPERS) -> list[dict[str, Any]]:
     """For each inconclusive claim of committed results: seeds now, seeds needed, minutes.
 
     Raises:
-        UserError: if nothing of that scale is committed, or the paper is of the first form.
+        UserError: if nothing of that scale is committed.
     """
     results = store.committed(slug, papers)
     choose(f"committed scale of {slug}", scale, results)
-    if not pages.second_form(slug, papers):
-        raise UserError(f"{slug} cannot say yet what would decide its claims")
     found = results[scale]
     with tempfile.TemporaryDirectory() as folder:
         judged = Path(folder)

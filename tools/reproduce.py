@@ -293,7 +293,7 @@ def show(results: dict[str, Any], root: Path) -> None:
         f"{'uncommitted changes' if origin['dirty'] else 'commit ' + str(origin['commit'])[:12]}"
     )
     console.print(f"results: {root / 'results.json'}", soft_wrap=True, markup=False)
-    for figure in pages.figures(results):
+    for figure in results["figures"]:
         path = root / "judged" / f"{figure['name']}.png"
         console.print(f"figure:  {path}", soft_wrap=True, markup=False)
 
@@ -303,7 +303,7 @@ def show_smoke(results: dict[str, Any], root: Path, example: bool) -> None:
     parts = [
         "wiring works",
         f"{len(results['claims'])} claims not judged",
-        f"{len(pages.figures(results))} figures",
+        f"{len(results['figures'])} figures",
         *(["the example runs"] if example else []),
         f"{results['provenance']['wall_seconds']:.0f} s",
         "uncommitted changes" if results["provenance"]["dirty"] else "",

@@ -62,7 +62,7 @@ def put(results: dict[str, Any], root: Path, papers: Path = PAPERS) -> None:
         raise UserError("smoke proves the wiring only; its results are not for the README")
     folder = papers / slug / "results"
     results["provenance"]["rows_sha256"] = files.rows_digest(results)
-    names = [each if isinstance(each, str) else each["name"] for each in results["figures"]]
+    names = [figure["name"] for figure in results["figures"]]
     try:
         folder.mkdir(exist_ok=True)
         files.write_text(folder / f"{scale}.json", compact(results))

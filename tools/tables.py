@@ -35,34 +35,6 @@ def commit(results: dict[str, Any], root: Path, papers: Path = PAPERS) -> None:
 # -- rendering --------------------------------------------------------------------------------
 
 
-def render_paper(slug: str, papers: Path = PAPERS) -> str:
-    """The one generated block of a README of the first form."""
-    blocks = []
-    everything = committed(slug, papers)
-    if not everything:
-        return f"No results yet: `make reproduce PAPER={slug}`."
-    for scale, results in everything.items():
-        blocks.append(f"### Scale `{scale}`")
-        if any(not claim["verdict"].startswith("needs") for claim in results["claims"]):
-            rows = [
-                [
-                    f"**{claim['id']}** {claim['statement']} ({claim['source']})",
-                    claim["paper"],
-                    claim["ours"],
-                    f"**{claim['verdict']}**",
-                ]
-                for claim in results["claims"]
-            ]
-            blocks.append(markdown(["claim", "paper", "ours", "verdict"], rows))
-        for figure in pages.figures(results):
-            name = figure["name"]
-            blocks.append(f"![{name.replace('_', ' ')}](results/{scale}_{name}.png)")
-        for table in results["tables"]:
-            blocks.append(f"**{table['title']}**\n\n{markdown(table['columns'], table['rows'])}")
-        blocks.append(pages.made_by(slug, scale, results, papers))
-    return "\n\n".join(blocks)
-
-
 def verdicts(results: dict[str, Any]) -> str:
     """ "3 reproduced, 1 contradicted" """
     counts = collections.Counter(claim["verdict"] for claim in results["claims"])
@@ -115,10 +87,6 @@ def rendered(papers: Path = PAPERS) -> dict[Path, str]:
         path = papers / slug / "README.md"
         if not path.is_file():
             raise UserError(f"{path} is missing; a paper needs a README with markers")
-        if not pages.second_form(slug, papers):
-            text = files.read_text(path)
-            wanted[path] = pages.replace(text, "results", render_paper(slug, papers), path)
-            continue
         results = committed(slug, papers)
         wanted[path] = pages.render_page(slug, results, papers)
         for scale, found in results.items():
@@ -150,8 +118,7 @@ def check(papers: Path = PAPERS) -> list[str]:
     ]
     for slug in manifest.slugs(papers):
         everything = committed(slug, papers)
-        if pages.second_form(slug, papers):
-            wrong += pages.check(slug, everything, papers)
+        wrong += pages.check(slug, everything, papers)
         for scale, results in everything.items():
             name = f"papers/{slug}/results/{scale}.json"
             if results["provenance"]["dirty"] is not False:
@@ -165,7 +132,7 @@ def check(papers: Path = PAPERS) -> list[str]:
             ]
             wrong += [
                 f"{name}: figure {figure['name']} is missing"
-                for figure in pages.figures(results)
+                for figure in results["figures"]
                 if not (papers / slug / "results" / f"{scale}_{figure['name']}.png").is_file()
             ]
     return wrong

@@ -15,10 +15,9 @@ from tools import manifest, pages
 
 ROOT = Path(__file__).parents[2]
 REQUIRED = (
-    *("__init__.py", "README.md", "paper.toml", "method.py", "baselines.py"),
-    *("task.py", "train.py", "eval.py", "claims.py"),
+    *("__init__.py", "README.md", "NOTES.md", "paper.toml", "method.py", "methods.py"),
+    *("baselines.py", "task.py", "train.py", "trained.py", "eval.py", "claims.py", "report.py"),
 )
-SECOND = ("methods.py", "report.py", "trained.py", "NOTES.md")  # of the second form
 CODE = ("papers", "common", "tools")
 TEXT = {".py", ".in", ".md", ".toml", ".txt", ".yml", ".json", ""}
 SLUGS = manifest.slugs()
@@ -94,15 +93,13 @@ def test_a_folder_is_complete(slug):
     assert [name for name in REQUIRED if not (folder / name).is_file()] == []
     assert list((ROOT / "tests" / "papers" / slug).glob("test_*.py")), "it has no tests"
     readme = (folder / "README.md").read_text(encoding="utf-8")
-    second = pages.second_form(slug)
-    assert not second or [name for name in SECOND if not (folder / name).is_file()] == []
-    for block in pages.BLOCKS if second else ("results",):
+    for block in pages.BLOCKS:
         for mark in (f"<!-- {block}:begin -->", f"<!-- {block}:end -->"):
             assert readme.count(mark) == 1
     assert f"make reproduce PAPER={slug}" in readme
 
 
-@pytest.mark.parametrize("slug", [slug for slug in SLUGS if pages.second_form(slug)])
+@pytest.mark.parametrize("slug", SLUGS)
 def test_judging_and_showing_stay_short(slug):
     files = [ROOT / "papers" / slug / name for name in ("claims.py", "report.py")]
     assert sum(len(file.read_text(encoding="utf-8").splitlines()) for file in files) <= 450
@@ -133,7 +130,7 @@ def circle(imports):
     return []
 
 
-@pytest.mark.parametrize("slug", [slug for slug in SLUGS if pages.second_form(slug)])
+@pytest.mark.parametrize("slug", SLUGS)
 def test_nothing_in_a_folder_imports_in_a_circle(slug):
     assert circle(imports_of(ROOT / "papers" / slug, f"papers.{slug}")) == []
 
@@ -158,9 +155,7 @@ def long_functions(path):
 
 
 def test_no_function_is_long():
-    first_form = {slug for slug in SLUGS if not pages.second_form(slug)}
-    files = [path for path in sources(*CODE) if path.parent.name not in first_form]
-    assert [name for path in files for name in long_functions(path)] == []
+    assert [name for path in sources(*CODE) for name in long_functions(path)] == []
 
 
 @pytest.mark.parametrize("slug", SLUGS)

@@ -8,7 +8,7 @@ import pytest
 
 from common import claims, report
 from common.rows import Rows
-from tools import manifest, pages, tables
+from tools import manifest, tables
 from tools.manifest import ROOT
 
 RESULTS = [(slug, scale) for slug in manifest.slugs() for scale in tables.committed(slug)]
@@ -48,9 +48,7 @@ def test_results_are_small_and_judge_what_the_paper_claims(slug, scale):
     assert all(claim["statement"] and claim["paper"] for claim in results["claims"])
 
 
-@pytest.mark.parametrize(
-    ("slug", "scale"), [(slug, scale) for slug, scale in RESULTS if pages.second_form(slug)]
-)
+@pytest.mark.parametrize(("slug", "scale"), RESULTS)
 def test_committed_verdicts_and_tables_are_what_the_judges_say(slug, scale):
     results = tables.committed(slug)[scale]
     rows = Rows(results["rows"])

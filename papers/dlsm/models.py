@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,11 +12,38 @@ from common.errors import UserError
 from common.run import Run
 from common.stacked import seed_generators
 from papers.dlsm.config import Config, ScoreConfig
-from papers.dlsm.task import Task, classifier_network, score_network
+from papers.dlsm.networks import DigitsNet, ToyNet
+from papers.dlsm.task import ImageNetworks, Task
 
 # streams of random numbers: stage 1 and the models per class have their own, classifiers share;
 # a stream's weights are drawn by its number, its batches by the next free one
 SCORE, CLASSIFIER, POSTERIOR = 1, 11, 101
+
+
+def score_network(
+    task: Task, generators: Sequence[torch.Generator], sizes: ImageNetworks | None = None
+) -> nn.Module:
+    """s(x, sigma; phi), one per generator."""
+    if task.name == "moons":
+        return ToyNet(generators, 2, 2)
+    if task.name == "digits":
+        return DigitsNet(generators, 64, 64, task.sigma_min, task.sigma_max, divide_by_sigma=True)
+    from papers.dlsm.networks_large import ncsnpp
+
+    return ncsnpp(generators, sizes or ImageNetworks())
+
+
+def classifier_network(
+    task: Task, generators: Sequence[torch.Generator], sizes: ImageNetworks | None = None
+) -> nn.Module:
+    """Logits of p(y | x; theta) at noise level sigma, one network per generator."""
+    if task.name == "moons":
+        return ToyNet(generators, 2, 2)
+    if task.name == "digits":
+        return DigitsNet(generators, 64, 10, task.sigma_min, task.sigma_max, divide_by_sigma=False)
+    from papers.dlsm.networks_large import noisy_resnet
+
+    return noisy_resnet(generators, task.n_classes, sizes or ImageNetworks())
 
 
 def network(cfg: Config | ScoreConfig, task: Task) -> nn.Module:

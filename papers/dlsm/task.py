@@ -7,19 +7,17 @@ hyperparameters; it holds no results and no state.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from common.errors import choose
 from common.image_sets import image_set
 from common.score import noise_level
 from common.stacked import rand, randn
 from papers.dlsm.methods import TASKS
-from papers.dlsm.networks import DigitsNet, ToyNet
 
 
 @dataclass(frozen=True)
@@ -212,29 +210,3 @@ class ImageNetworks:
     layers: int = 8  # residual blocks per resolution (the deep version)
     dropout: float = 0.1  # of the score model
     width: int = 64  # channels of the classifier's first stage
-
-
-def score_network(
-    task: Task, generators: Sequence[torch.Generator], sizes: ImageNetworks | None = None
-) -> nn.Module:
-    """s(x, sigma; phi), one per generator."""
-    if task.name == "moons":
-        return ToyNet(generators, 2, 2)
-    if task.name == "digits":
-        return DigitsNet(generators, 64, 64, task.sigma_min, task.sigma_max, divide_by_sigma=True)
-    from papers.dlsm.networks_large import ncsnpp
-
-    return ncsnpp(generators, sizes or ImageNetworks())
-
-
-def classifier_network(
-    task: Task, generators: Sequence[torch.Generator], sizes: ImageNetworks | None = None
-) -> nn.Module:
-    """Logits of p(y | x; theta) at noise level sigma, one network per generator."""
-    if task.name == "moons":
-        return ToyNet(generators, 2, 2)
-    if task.name == "digits":
-        return DigitsNet(generators, 64, 10, task.sigma_min, task.sigma_max, divide_by_sigma=False)
-    from papers.dlsm.networks_large import noisy_resnet
-
-    return noisy_resnet(generators, task.n_classes, sizes or ImageNetworks())

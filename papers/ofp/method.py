@@ -143,6 +143,58 @@ def self_guidance_loss(y: Tensor, g: Tensor) -> Tensor:
     return mse(y, (y + g).detach())
 
 
+def rho_at(progress: float, cfg: OFPConfig) -> float:
+    """rho(s), or the fixed one of the ablation."""
+    if cfg.rho_fixed is not None:
+        return cfg.rho_fixed
+    return contraction(progress, cfg.rho_floor, cfg.rho_ends)
+
+
+@torch.no_grad()
+def teacher_targets(
+    teacher: nn.Module,
+    obs: Tensor,
+    noise: Noise,
+    rho: float,
+    sc: tuple[Tensor, Tensor, Tensor, Tensor, Tensor],
+    sg: tuple[Tensor, Tensor, Tensor],
+) -> tuple[Tensor, Tensor]:
+    """What self-consistency regresses on and what guides, by one call of the teacher.
+
+    Args:
+        teacher: the moving average u_theta^-.
+        obs: of the rows of self-consistency, then of self-guidance; [S, n_sc + n_sg, obs_dim].
+        noise: random draws.
+        rho: how far m may lie between t and r.
+        sc: eps, a [S, n_sc, D], t, r and drop [S, n_sc, 1].
+        sg: z_t, y [S, n_sg, D] and t [S, n_sg, 1].
+
+    Returns:
+        The target [S, n_sc, D], and g = v(z', t' | c) - v(z', t' | ø) [S, n_sg, D].
+    """
+    eps, a, t_sc, r_sc, drop = sc
+    z, y, t_sg = sg
+    n_sc, n_sg, one = t_sc.shape[1], t_sg.shape[1], torch.ones_like(t_sg)
+    # Self-consistency, step 1: m ~ U[t, t + (r-t) rho(s)], z_m on the line of the same (eps, a)
+    m = t_sc + (r_sc - t_sc) * rho * noise.uniform(n_sc, 1)
+    z_m = interpolate(eps, a, m)
+    # Self-guidance, steps 1-2: ahat = z_t + (1-t) y, re-noised with fresh noise to t'
+    ahat = z + (1 - t_sg) * y
+    t_new = noise.uniform(n_sg, 1)
+    z_new = interpolate(noise.normal(n_sg, a.shape[-1]), ahat, t_new)
+    # One call: [u(z_m, m, r | c~), u(z', t', t' | c), u(z', t', t' | ø)]
+    c = teacher.encode(obs)
+    u = teacher(
+        torch.cat((z_m, z_new, z_new), dim=1),
+        torch.cat((m, t_new, t_new), dim=1),
+        torch.cat((r_sc, t_new, t_new), dim=1),
+        torch.cat((c, c[:, n_sc:]), dim=1),
+        torch.cat((drop, 0 * one, one), dim=1),
+    )
+    u_sc, v_cond, v_null = u.split((n_sc, n_sg, n_sg), dim=1)
+    return self_consistency_target(u_sc, eps, a, t_sc, m, r_sc), v_cond - v_null
+
+
 def ofp_loss(
     net: nn.Module,
     teacher: nn.Module,
@@ -199,35 +251,14 @@ def ofp_loss(
     if n_sc + n_sg == 0:
         return loss, parts
 
-    with torch.no_grad():
-        # Self-consistency, step 1: m ~ U[t, t + (r-t) rho(s)], z_m on the line of the same (eps, a)
-        rho = cfg.rho_fixed
-        if rho is None:
-            rho = contraction(progress, cfg.rho_floor, cfg.rho_ends)
-        m = t_sc + (r_sc - t_sc) * rho * noise.uniform(n_sc, 1)
-        z_m = interpolate(eps[:, sc_rows], a[:, sc_rows], m)
-        # Self-guidance, steps 1-2: ahat = z_t + (1-t) y, re-noised with fresh noise to t'
-        ahat = z[:, n_flow + n_sc :] + (1 - t_sg) * y
-        t_new = noise.uniform(n_sg, 1)
-        z_new = interpolate(noise.normal(n_sg, D), ahat, t_new)
-        # Teacher, one call: [u(z_m, m, r | c~), u(z', t', t' | c), u(z', t', t' | ø)]
-        c = teacher.encode(obs[:, torch.cat((sc_rows, sg_rows))])
-        u_teacher = teacher(
-            torch.cat((z_m, z_new, z_new), dim=1),
-            torch.cat((m, t_new, t_new), dim=1),
-            torch.cat((r_sc, t_new, t_new), dim=1),
-            torch.cat((c, c[:, n_sc:]), dim=1),
-            torch.cat((drop[:, sc_rows], 0 * one, one), dim=1),
-        )
-        u_sc_teacher, v_cond, v_null = u_teacher.split((n_sc, n_sg, n_sg), dim=1)
-        target = self_consistency_target(
-            u_sc_teacher, eps[:, sc_rows], a[:, sc_rows], t_sc, m, r_sc
-        )
+    sc = (eps[:, sc_rows], a[:, sc_rows], t_sc, r_sc, drop[:, sc_rows])
+    sg = (z[:, n_flow + n_sc :], y, t_sg)
+    rows = torch.cat((sc_rows, sg_rows))
+    target, g = teacher_targets(teacher, obs[:, rows], noise, rho_at(progress, cfg), sc, sg)
     if n_sc:
         parts["self_consistency"] = mse(u_sc, target)
         loss = loss + cfg.lambda_sc * parts["self_consistency"]
     if n_sg:
-        g = v_cond - v_null
         loss = loss + cfg.lambda_sg * self_guidance_loss(y, g)
         parts["guidance_norm"] = g.square().mean(dim=(1, 2)).sqrt()
     return loss, parts

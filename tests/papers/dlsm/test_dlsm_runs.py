@@ -20,15 +20,13 @@ from papers.dlsm import claims, judges, report, train, train_score
 from papers.dlsm.config import Config, ScoreConfig, resolve
 from papers.dlsm.eval import EvalConfig, evaluate, one_class
 from papers.dlsm.methods import METHODS
-from papers.dlsm.models import load_prior, network
+from papers.dlsm.models import classifier_network, load_prior, network, score_network
 from papers.dlsm.networks import DigitsNet, ToyNet
 from papers.dlsm.task import (
     ImageNetworks,
-    classifier_network,
     draw,
     load,
     make_task,
-    score_network,
 )
 from tools import manifest
 

@@ -94,7 +94,8 @@ def test_data_of_the_hub_have_the_same_order(data, monkeypatch, name, rest):
     assert np.array_equal(x[0], first.reshape(-1)) and y.tolist() == list(range(6))
 
 
-def test_missing_data_and_wrong_names_say_what_to_do(data):
+def test_missing_data_and_wrong_names_say_what_to_do(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "datasets", None)  # nothing is fetched here
     with pytest.raises(UserError, match=r"neither at \$PAPERS_DATA/cifar-10-batches-bin"):
         image_set("cifar10")
     with pytest.raises(UserError, match="did you mean cifar10"):

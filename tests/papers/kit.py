@@ -165,7 +165,8 @@ def run_scale(
     """
     rows: list[Any] = []
     extras: list[Any] = []
-    for job in _with_few_seeds(manifest.load(slug).scale(scale).jobs, seeds):
+    jobs = manifest.load(slug).scale(scale).jobs
+    for job in _with_few_seeds(_two_settings(jobs) if scale == "tuning" else jobs, seeds):
         flags = tiny(job)
         if flags is not None:
             evaluation = run_job(job, folder / job.name, flags)
@@ -194,6 +195,16 @@ def run_scale(
     return {"rows": rows, "claims": judged, **made}
 
 
+def _two_settings(jobs: Sequence[Job]) -> list[Job]:
+    """Of a tuning's grid the first and the last setting of each method and task."""
+    settings: dict[Any, list[Any]] = {}
+    for job in jobs:
+        found = settings.setdefault((job.stage, job.task, job.method), [])
+        found += [job.args] if job.args not in found else []
+    kept = {cell: (found[0], found[-1]) for cell, found in settings.items()}
+    return [job for job in jobs if job.args in kept[job.stage, job.task, job.method]]
+
+
 def _with_few_seeds(jobs: Sequence[Job], most: int) -> Iterator[Job]:
     """The jobs with the first ``most`` seeds of each cell."""
     taken: dict[Any, int] = {}
@@ -208,11 +219,12 @@ def _with_few_seeds(jobs: Sequence[Job], most: int) -> Iterator[Job]:
 # -- an added method ----------------------------------------------------------------------------
 
 _DRIVER = """
-import dataclasses, runpy, sys
+import dataclasses
 from papers.{slug}.methods import METHODS
+from tests.papers.kit import run_module
 METHODS.add(dataclasses.replace(METHODS[{like!r}], name="dummy", label="Dummy", role="added"))
-sys.argv = {argv!r}
-runpy.run_module({module!r}, run_name="__main__", alter_sys=True)
+for module, *words in {commands!r}:
+    run_module(module, words)
 """
 
 
@@ -233,20 +245,25 @@ def check_added_method(
     job = dataclasses.replace(job, method="dummy")
     added = folder / "added"
     words = [*job.command[2:], *flags, "--out", str(added)]
-    _drive(slug, like, job.command[1], _last_of_each(words))
-    _drive(slug, like, f"papers.{slug}.eval", ["--run", str(added)])
-    dummy = files.read_json(added / "eval.json")["rows"]
-    assert {row["method"] for row in dummy} == {"dummy"}
-
     path = ROOT / "papers" / slug / "results" / "default.json"
     results = json.loads(path.read_text(encoding="utf-8"))
     # the rows of an added method that is as good as the paper's own: they look like its own
     twins = [{**row, "method": "dummy"} for row in results["rows"] if row["method"] == like]
     with_it = folder / "rows.json"
     files.write_json(with_it, {"rows": [*results["rows"], *twins], "extras": results["extras"]})
-    for module in ("claims", "report"):
-        words = ["--results", str(with_it), "--scale", "default", "--out", str(folder / "judged")]
-        _drive(slug, like, f"papers.{slug}.{module}", words)
+    shown = ["--results", str(with_it), "--scale", "default", "--out", str(folder / "judged")]
+    _drive(
+        slug,
+        like,
+        [
+            [job.command[1], *_last_of_each(words)],
+            [f"papers.{slug}.eval", "--run", str(added)],
+            [f"papers.{slug}.claims", *shown],
+            [f"papers.{slug}.report", *shown],
+        ],
+    )
+    dummy = files.read_json(added / "eval.json")["rows"]
+    assert {row["method"] for row in dummy} == {"dummy"}
     judged = files.read_json(folder / "judged" / "claims.json")["claims"]
     before = {claim["id"]: claim["verdict"] for claim in results["claims"]}
     assert {claim["id"]: claim["verdict"] for claim in judged} == before
@@ -254,9 +271,9 @@ def check_added_method(
     assert any("Dummy" in json.dumps(table) for table in tables), "no table shows it"
 
 
-def _drive(slug: str, like: str, module: str, words: Sequence[str]) -> None:
-    """Run a module of the paper with the added method in its table."""
-    code = _DRIVER.format(slug=slug, like=like, argv=[module, *words], module=module)
+def _drive(slug: str, like: str, commands: Sequence[Sequence[str]]) -> None:
+    """Run modules of the paper with the added method in its table, in a process of their own."""
+    code = _DRIVER.format(slug=slug, like=like, commands=[list(words) for words in commands])
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240
     )

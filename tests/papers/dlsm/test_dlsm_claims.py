@@ -167,7 +167,7 @@ def test_a_scale_runs_on_stand_ins(tmp_path, cifar, scale):
     if scale == "study":
         assert "λ = 0.015625, w = 0" in text
     if scale == "tuning":
-        assert "lr=0.0002" in text
+        assert "lr=5e-05" in text and "lr=0.0008" in text
     if scale == "paper":
         assert "FID" in text and "real training images" in text
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import numpy as np
 import pandas as pd
@@ -497,6 +498,7 @@ def test_two_image_networks_at_once_are_refused(paper_data, tmp_path):
 
 def test_missing_weights_and_data_say_what_to_obtain(tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "datasets", None)  # nothing is fetched here
     with pytest.raises(UserError, match="binary version"):
         train.train(config(tmp_path, task="cifar10", seed=(0,)))
     with pytest.raises(UserError, match="U-NCSN"):

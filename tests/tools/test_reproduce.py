@@ -77,21 +77,28 @@ def flip(path):
 
 
 @pytest.mark.parametrize(
-    "damage",
+    "damages",  # each to another job
     [
-        lambda f: flip(one(f, "eval.json")),
-        lambda f: one(f, "eval.json").write_text('{"rows": ['),
-        lambda f: one(f, "eval.json").unlink(),
-        lambda f: one(f, "job.json").write_text(""),
-        lambda f: one(f, "finished.json").unlink(),
-        lambda f: one(f, "sources.json").write_text("{"),
-        lambda f: shutil.rmtree(one(f, "eval.json").parent),
-        lambda f: (f / "results.json").write_text("{"),
+        [
+            lambda job: flip(job / "eval.json"),
+            lambda job: (job / "eval.json").write_text('{"rows": ['),
+            lambda job: (job / "eval.json").unlink(),
+            lambda job: (job / "job.json").write_text(""),
+        ],
+        [
+            lambda job: (job / "finished.json").unlink(),
+            lambda job: (job / "sources.json").write_text("{"),
+            shutil.rmtree,
+        ],
+        [lambda job: (job.parents[3] / "results.json").write_text("{")],
     ],
-    ids=["flipped", "half", "no-eval", "job", "unfinished", "sources", "deleted", "results"],
+    ids=["evaluations", "marks", "results"],
 )
-def test_damage_is_repaired(repository, finished, copy, damage):
-    damage(copy)
+def test_damage_is_repaired(repository, finished, copy, damages):
+    jobs = sorted(path.parent for path in copy.rglob("eval.json"))
+    assert (copy / "results.json").is_file() and jobs[0].parents[3] == copy
+    for job, damage in zip(jobs, damages, strict=False):
+        damage(job)
     again(repository, copy)
     assert rows(copy) == rows(finished[0])
 

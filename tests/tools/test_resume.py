@@ -27,7 +27,7 @@ PHASES = {
 }
 # … and by the clock, as a share of an undisturbed run.
 MOMENTS = random.Random(5)
-SHARES = [round(MOMENTS.random(), 3) for _ in range(5)]
+SHARES = [round(MOMENTS.random(), 3) for _ in range(3)]
 
 
 def start(repository, runs: Path) -> subprocess.Popen:

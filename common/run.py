@@ -46,13 +46,13 @@ EVERY_VARIABLE = "PAPERS_CHECKPOINT_EVERY"  # steps between checkpoints, instead
 
 def loaded_sources() -> dict[str, str]:
     """SHA-256 of each file of ``papers`` and ``common`` that this process has imported."""
-    paths = set()
-    for module in list(sys.modules.values()):
-        name = getattr(module, "__file__", None)
-        if name and (path := Path(name)).suffix == ".py" and path.is_relative_to(REPOSITORY):
-            relative = path.relative_to(REPOSITORY)
-            if relative.parts[0] in ("papers", "common"):
-                paths.add(relative.as_posix())
+    folders = tuple(f"{REPOSITORY / name}{os.sep}" for name in ("papers", "common"))
+    names = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    paths = {
+        Path(name).relative_to(REPOSITORY).as_posix()
+        for name in names
+        if name and name.startswith(folders) and name.endswith(".py")
+    }
     return {path: files.sha256((REPOSITORY / path).read_bytes()) for path in sorted(paths)}
 
 

@@ -221,10 +221,11 @@ def _with_few_seeds(jobs: Sequence[Job], most: int) -> Iterator[Job]:
 _DRIVER = """
 import dataclasses
 from papers.{slug}.methods import METHODS
-from tests.papers.kit import run_module
+from tests.papers.kit import judge_and_show, run_module
 METHODS.add(dataclasses.replace(METHODS[{like!r}], name="dummy", label="Dummy", role="added"))
 for module, *words in {commands!r}:
     run_module(module, words)
+judge_and_show({slug!r}, {rows!r}, {shown!r})
 """
 
 
@@ -251,30 +252,32 @@ def check_added_method(
     twins = [{**row, "method": "dummy"} for row in results["rows"] if row["method"] == like]
     with_it = folder / "rows.json"
     files.write_json(with_it, {"rows": [*results["rows"], *twins], "extras": results["extras"]})
-    shown = ["--results", str(with_it), "--scale", "default", "--out", str(folder / "judged")]
-    _drive(
-        slug,
-        like,
-        [
-            [job.command[1], *_last_of_each(words)],
-            [f"papers.{slug}.eval", "--run", str(added)],
-            [f"papers.{slug}.claims", *shown],
-            [f"papers.{slug}.report", *shown],
-        ],
+    commands = [
+        [job.command[1], *_last_of_each(words)],
+        [f"papers.{slug}.eval", "--run", str(added)],
+    ]
+    shown = folder / "shown.json"
+    code = _DRIVER.format(
+        slug=slug, like=like, commands=commands, rows=str(with_it), shown=str(shown)
     )
-    dummy = files.read_json(added / "eval.json")["rows"]
-    assert {row["method"] for row in dummy} == {"dummy"}
-    judged = files.read_json(folder / "judged" / "claims.json")["claims"]
-    before = {claim["id"]: claim["verdict"] for claim in results["claims"]}
-    assert {claim["id"]: claim["verdict"] for claim in judged} == before
-    tables = files.read_json(folder / "judged" / "report.json")["tables"]
-    assert any("Dummy" in json.dumps(table) for table in tables), "no table shows it"
-
-
-def _drive(slug: str, like: str, commands: Sequence[Sequence[str]]) -> None:
-    """Run modules of the paper with the added method in its table, in a process of their own."""
-    code = _DRIVER.format(slug=slug, like=like, commands=[list(words) for words in commands])
-    done = subprocess.run(
+    done = subprocess.run(  # a process of its own: the table of methods stays what it is here
         [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240
     )
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    dummy = files.read_json(added / "eval.json")["rows"]
+    assert {row["method"] for row in dummy} == {"dummy"}
+    made = files.read_json(shown)
+    before = {claim["id"]: claim["verdict"] for claim in results["claims"]}
+    assert {claim["id"]: claim["verdict"] for claim in made["claims"]} == before
+    assert any("Dummy" in json.dumps(table) for table in made["tables"]), "no table shows it"
+
+
+def judge_and_show(slug: str, rows: str, out: str) -> None:
+    """Claims, tables and figures (built, not saved) of rows; verdicts and tables into ``out``."""
+    results = files.read_json(Path(rows))
+    claims = importlib.import_module(f"papers.{slug}.claims")
+    shown = importlib.import_module(f"papers.{slug}.report")
+    frame, plan = Rows(results["rows"]), plan_of(ROOT / "papers" / slug / "paper.toml")
+    judged = judge_all(claims.CLAIMS, claims.METHODS, frame, "default", plan)
+    drawn = shown.figures(frame, results["extras"])
+    files.write_json(Path(out), {"claims": judged, **report(shown.tables(frame), drawn)})

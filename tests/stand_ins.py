@@ -31,3 +31,20 @@ def seh(root: Path) -> Path:
     arrays["p21"] = np.array([4.0], np.float32)
     np.savez(folder / "seh_proxy.npz", **arrays)
     return folder
+
+
+def cifar(root: Path, per_class: int) -> None:
+    """CIFAR-10 and -100 in their published binary format, ``per_class`` random images of each."""
+    rng = np.random.default_rng(0)
+    parts = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
+    for folder, names, n_labels, n_classes in (
+        ("cifar-10-batches-bin", parts, 1, 10),
+        ("cifar-100-binary", ("train.bin", "test.bin"), 2, 100),
+    ):
+        (root / folder).mkdir()
+        for name in names:
+            n = per_class * n_classes
+            labels = np.zeros((n, n_labels), np.uint8)
+            labels[:, -1] = np.arange(n) % n_classes
+            pixels = rng.integers(0, 256, (n, 3072), dtype=np.uint8)
+            np.hstack([labels, pixels]).tofile(root / folder / name)

@@ -5,14 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from common.errors import UserError
 from common.gfn.dag import EnumeratedDAG
-from common.gfn.exact import terminating_distribution, uniform_log_pf
+from common.gfn.exact import uniform_log_pf
 from common.gfn.nets import StackedMLP
-from common.gfn.sampling import sample_from_table, uniforms
+from common.gfn.tabular_sampler import TabularSampler
 from common.run import Run
 from common.stacked import seed_generators
 from common.trained import seed_index
@@ -34,7 +33,7 @@ def restore_network(
     return net
 
 
-class Sampler:
+class Sampler(TabularSampler):
     """Samples objects in proportion to the reward, as well as the run has learned it.
 
     Args:
@@ -55,20 +54,10 @@ class Sampler:
 
     def sample(self, n: int, seed: int = 0) -> Tensor:
         """``n`` objects [n, k]: coordinates of a grid, a 0 or 1 per item of a set, or letters."""
-        u = uniforms([torch.Generator().manual_seed(seed)], (self.dag.max_length, n))
-        rows = sample_from_table(self.dag, self.log_policy.unsqueeze(0), u).last[0]
+        rows = self.sample_rows(n, seed)
         assert self.dag.active is not None
         active = self.dag.active[rows]  # one input of each place is one
         return active % (self.dag.input_dim // active.shape[-1])
-
-    def distribution(self) -> Tensor:
-        """Exact probability of each object [n_objects], in the order of the DAG's rows."""
-        p = terminating_distribution(self.dag, self.log_policy)
-        return p[torch.isfinite(self.dag.log_reward)]
-
-    def target(self) -> Tensor:
-        """What :meth:`distribution` should be: R/Z."""
-        return self.dag.target()[torch.isfinite(self.dag.log_reward)]
 
 
 def load_sampler(folder: Path, seed: int | None = None) -> Sampler:

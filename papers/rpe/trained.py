@@ -5,13 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from common.errors import UserError
-from common.gfn.exact import terminating_distribution
 from common.gfn.nets import StackedMLP
-from common.gfn.sampling import sample_from_table, uniforms
+from common.gfn.tabular_sampler import TabularSampler
 from common.run import Run
 from common.stacked import seed_generators
 from common.trained import seed_index
@@ -22,7 +18,7 @@ from papers.rpe.methods import METHODS
 from papers.rpe.task import ENUMERATED, make_dag, names_of
 
 
-class Sampler:
+class Sampler(TabularSampler):
     """Samples objects in proportion to the reward, as well as the run has learned it.
 
     Args:
@@ -47,18 +43,8 @@ class Sampler:
 
     def sample(self, n: int, seed: int = 0) -> list[str]:
         """``n`` objects as text: words, RNA strings, …"""
-        u = uniforms([torch.Generator().manual_seed(seed)], (self.dag.max_length, n))
-        rows = sample_from_table(self.dag, self.log_policy.unsqueeze(0), u).last[0]
+        rows = self.sample_rows(n, seed)
         return names_of(self.config.task, self.config.sizes, self.dag, rows)
-
-    def distribution(self) -> Tensor:
-        """Exact probability of each object [n_objects], in the order of the DAG's rows."""
-        p = terminating_distribution(self.dag, self.log_policy)
-        return p[torch.isfinite(self.dag.log_reward)]
-
-    def target(self) -> Tensor:
-        """What :meth:`distribution` should be: R/Z."""
-        return self.dag.target()[torch.isfinite(self.dag.log_reward)]
 
 
 def load_sampler(folder: Path, seed: int | None = None) -> Sampler:

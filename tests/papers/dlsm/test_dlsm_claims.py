@@ -11,6 +11,7 @@ from common.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED
 from common.rows import Rows
 from papers.dlsm import report
 from papers.dlsm.methods import METHODS, entry, served
+from tests import stand_ins
 from tests.papers import kit
 from tools import manifest
 
@@ -120,19 +121,7 @@ NARROW = ["--images.channels", "32", "32", "--images.layers", "1", "--images.wid
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
     """Both sets in their published binary format, a few images; a projection for Inception."""
-    rng = np.random.default_rng(0)
-    parts = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
-    for folder, names, n_labels, n_classes in (
-        ("cifar-10-batches-bin", parts, 1, 10),
-        ("cifar-100-binary", ("train.bin", "test.bin"), 2, 100),
-    ):
-        (tmp_path / folder).mkdir()
-        for name in names:
-            n = 4 * n_classes
-            labels = np.zeros((n, n_labels), np.uint8)
-            labels[:, -1] = np.arange(n) % n_classes
-            pixels = rng.integers(0, 256, (n, 3072), dtype=np.uint8)
-            np.hstack([labels, pixels]).tofile(tmp_path / folder / name)
+    stand_ins.cifar(tmp_path, per_class=4)
     monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
     weight = torch.randn(3072, 6, generator=torch.Generator().manual_seed(0))
     monkeypatch.setattr(image_judges, "inception", lambda device: lambda x: (x @ weight,) * 2)

@@ -28,6 +28,7 @@ from papers.dlsm.task import (
     load,
     make_task,
 )
+from tests import stand_ins
 from tools import manifest
 
 torch.set_num_threads(1)
@@ -369,19 +370,7 @@ TINY = ImageNetworks(channels=(32, 32), layers=1, width=4)
 @pytest.fixture
 def cifar(tmp_path, monkeypatch):
     """Both data sets in their published binary format, a few images each."""
-    rng = np.random.default_rng(0)
-    parts = (*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin")
-    for folder, names, n_labels, n_classes in (
-        ("cifar-10-batches-bin", parts, 1, 10),
-        ("cifar-100-binary", ("train.bin", "test.bin"), 2, 100),
-    ):
-        (tmp_path / folder).mkdir()
-        for name in names:
-            n = 5 * n_classes
-            labels = np.zeros((n, n_labels), np.uint8)
-            labels[:, -1] = np.arange(n) % n_classes
-            pixels = rng.integers(0, 256, (n, 3072), dtype=np.uint8)
-            (tmp_path / folder / name).write_bytes(np.hstack([labels, pixels]).tobytes())
+    stand_ins.cifar(tmp_path, per_class=5)
     monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
     return tmp_path
 

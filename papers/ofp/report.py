@@ -15,9 +15,10 @@ from common.report import (
     grid,
     mean,
     report_cli,
+    shown,
     tuning,
 )
-from common.rows import NoResults, Rows
+from common.rows import Rows
 from papers.ofp import figures as drawings
 from papers.ofp.methods import METHODS
 from papers.ofp.point_mass import JUDGED_RADIUS, RADII
@@ -32,12 +33,10 @@ Line = tuple[str, Mapping[str, Any]]
 # -- tables -----------------------------------------------------------------------------------
 
 
+@shown
 def bounded(rows: Rows) -> str:
     """Cell: mean with its interval, or that the network diverged."""
-    try:
-        return "diverged" if rows.value() > DIVERGED else cell(rows)
-    except NoResults:
-        return DASH
+    return "diverged" if rows.value() > DIVERGED else cell(rows)
 
 
 def success(radius: float, best: Any = None) -> Column:
@@ -142,11 +141,9 @@ def study_table(rows: Rows) -> Table:
     cold = rows.of(t_w=0.0)
     default = at(cold, A, "success", ("ofp", 1), t_w=0.0)
 
+    @shown
     def minus(mine: Rows) -> str:
-        try:
-            return str(mine.minus(default)) if mine.unique("method") != ["ofp"] else DASH
-        except NoResults:
-            return DASH
+        return str(mine.minus(default)) if mine.unique("method") != ["ofp"] else DASH
 
     of = success(JUDGED_RADIUS).of
     columns = [

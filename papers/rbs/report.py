@@ -18,6 +18,7 @@ from common.report import (
     heatmaps,
     mean,
     report_cli,
+    shown,
 )
 from common.rows import NoResults, Rows
 from papers.rbs.methods import METHODS
@@ -109,10 +110,7 @@ def lead(rows: Rows) -> Table:
 
     def ahead(there: Rows, step: int) -> str:
         ours, theirs = (there.of(method=m, step=step) for m in ("rbs-db", "her-db"))
-        try:
-            return str(ours.minus(theirs))
-        except NoResults:
-            return DASH
+        return shown(ours.minus)(theirs)
 
     body = []
     for label, task, metric in RACES:

@@ -100,6 +100,7 @@ def test_that_it_cannot_be_written_stops_nobody(tmp_path: Path) -> None:
     (tmp_path / "progress.json").mkdir()
     Progress(tmp_path).at(1, 2, 0.0, last=True)
     Progress(tmp_path / "nowhere").at(1, 2, 0.0, last=True)
+    assert (tmp_path / "progress.json").is_dir() and not (tmp_path / "nowhere").exists()
 
 
 @pytest.mark.parametrize(

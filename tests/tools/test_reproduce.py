@@ -131,10 +131,14 @@ def test_a_failing_job_is_one_line_and_the_rest_is_kept(own_repository, tmp_path
     train = own_repository.root / "papers" / "toy" / "train.py"
     text = train.read_text()
     train.write_text(
-        text.replace("run = Run.open", "assert cfg.seed[0] == -1, 'broken'\n    run = Run.open")
+        text.replace(
+            "run = Run.open", "assert cfg.method != 'sample_mean', 'broken'\n    run = Run.open"
+        )
     )
     done = own_repository.tool("reproduce", *SMOKE, "--runs", str(tmp_path / "runs"))
-    one_line(done, "jobs failed", "broken", "log.txt")
+    one_line(done, "failed", "broken", "log.txt")
+    whole = {path.parent.parent.name for path in tmp_path.rglob("eval.json")}
+    assert whole and "sample_mean" not in whole
 
 
 def test_bad_input_is_one_line(repository, tmp_path):

@@ -6,12 +6,12 @@ training, and renders what follows from them.
 
 from __future__ import annotations
 
-import os
+import contextlib
 import shutil
 import subprocess
 import sys
 import tempfile
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,8 +21,10 @@ import tyro
 from common import files
 from common.cli import PARENT_VARIABLE
 from common.errors import UserError, choose, guarded
-from tools import manifest, staleness, tables
+from tools import executors, manifest, nursery, staleness, tables
 from tools.manifest import PAPERS, ROOT
+
+MODULES = ("claims", "report")  # of a paper; each is a command of its own
 
 
 def judge(slug: str, scale: str, judged: Path, results: dict[str, Any]) -> dict[str, Any]:
@@ -43,36 +45,71 @@ def judge(slug: str, scale: str, judged: Path, results: dict[str, Any]) -> dict[
     shutil.rmtree(judged, ignore_errors=True)
     judged.mkdir(parents=True)
     files.write_json(judged / "rows.json", {k: results[k] for k in ("rows", "extras")})
-    with ThreadPoolExecutor(2) as pool:  # each is a process, mostly of imports
-        list(pool.map(lambda module: ask(slug, scale, judged, module), ("claims", "report")))
+    ask(slug, scale, judged, ["claims"], ["report"])
     (judged / "rows.json").unlink()
     claims: dict[str, Any] = files.read_json(judged / "claims.json")
     return claims | files.read_json(judged / "report.json")
 
 
-def ask(slug: str, scale: str, judged: Path, module: str, *flags: str) -> None:
-    """Run ``papers.<slug>.<module>`` on the rows in ``judged``."""
-    command = [
-        *(sys.executable, "-m", f"papers.{slug}.{module}"),
-        *("--results", str(judged / "rows.json"), "--scale", scale, "--out", str(judged), *flags),
-    ]
+def ask(slug: str, scale: str, judged: Path, *asked: Sequence[str]) -> None:
+    """Run ``papers.<slug>.<module>`` on the rows in ``judged``: (module, flag, …) of each.
+
+    Raises:
+        UserError: if one fails.
+    """
+    arguments = ["--results", str(judged / "rows.json"), "--scale", scale, "--out", str(judged)]
+    commands = [["-m", f"papers.{slug}.{module}", *arguments, *flags] for module, *flags in asked]
+    logs = [judged / f"{module}.log" for module, *_ in asked]
+    for (module, *_), log, status in zip(asked, logs, side_by_side(commands, logs), strict=True):
+        if status != 0:
+            said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+            claims = module == "claims"
+            what = "claims could not be judged" if claims else "tables and figures failed"
+            reason = said[-1] if said else "it printed nothing"
+            raise UserError(f"the {what} for {slug}: {reason} (log: {log}); all rows are kept")
+        log.unlink()
+
+
+def side_by_side(commands: Sequence[Sequence[str]], logs: Sequence[Path]) -> list[int]:
+    """Exit statuses of ``python -m module …`` for several commands, run at the same time.
+
+    They are mostly imports, so they are forked from one process that has imported, where that is
+    possible, and processes of their own elsewhere.
+
+    Args:
+        commands: arguments of the interpreter.
+        logs: for each a file that gets what it prints.
+    """
     environment = {
-        **os.environ,
-        PARENT_VARIABLE: str(os.getpid()),
-        "PYTHONPATH": str(ROOT),
-        "PYTHONUTF8": "1",
+        **executors.job_environment(threads=1),
         "MPLBACKEND": "Agg",
+        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # a process with threads is not forked
     }
-    done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, encoding="utf-8", env=environment
-    )
-    if done.returncode != 0:
-        lines = done.stderr.strip().splitlines() or ["it printed nothing"]
-        files.write_text(judged / "log.txt", done.stderr)
-        what = "claims could not be judged" if module == "claims" else "tables and figures failed"
-        raise UserError(
-            f"the {what} for {slug}: {lines[-1]} (log: {judged / 'log.txt'}); all rows are kept"
-        )
+    if nursery.possible("cpu"):
+        made = nursery.Nursery([command[1] for command in commands], environment, ROOT)
+        environment_there = {**environment, PARENT_VARIABLE: str(made.pid)}
+        with contextlib.closing(made), contextlib.suppress(OSError):
+            begun = [
+                made.start(command, log, environment_there)
+                for command, log in zip(commands, logs, strict=True)
+            ]
+            statuses = [each.wait() for each in begun]
+            if nursery.LOST not in statuses:
+                return statuses
+    processes = []
+    for command, log in zip(commands, logs, strict=True):
+        with open(log, "wb") as output:
+            processes.append(
+                subprocess.Popen(
+                    [sys.executable, *command],
+                    cwd=ROOT,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=subprocess.STDOUT,
+                    env=environment,
+                )
+            )
+    return [process.wait() for process in processes]
 
 
 def rejudge(slug: str, scale: str, papers: Path = PAPERS) -> dict[str, Any]:

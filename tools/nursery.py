@@ -2,11 +2,13 @@
 
 ``import torch`` with its compiler takes two seconds of a core, many a job of a smoke run less. A
 job that is forked has them already and is otherwise the process that ``python -m module`` would be.
-The server part runs as ``python -m tools.nursery MODULE …``. It imports neither ``common`` nor
+The server part runs as ``python -m tools.nursery MODULE …``, with the modules that will be run. It
+reads what they import and imports of that the heavy packages alone: neither ``common`` nor
 ``papers``, so that what a job records of the code it has used is the same either way, and no
 package that may set anything when it is imported.
 """
 
+import ast
 import contextlib
 import ctypes
 import gc
@@ -19,17 +21,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-# What is imported beforehand: by every job, and where a manifest lists the package. Torch's
+# What is imported beforehand, where the modules that will be run import it: heavy packages. Torch's
 # optimisers import its compiler in the middle of work.
-ALWAYS = ("numpy", "tyro", "scipy.stats", "safetensors.numpy")
 BEFOREHAND = {
+    "matplotlib.pyplot": ("matplotlib.pyplot", "matplotlib.backends.backend_agg"),
     "numba": ("numba",),
+    "numpy": ("numpy",),
+    "pandas": ("pandas",),
+    "safetensors.numpy": ("safetensors.numpy",),
+    "scipy.stats": ("scipy.stats",),
     "torch": ("torch", "torch._dynamo"),
+    "tyro": ("tyro",),
 }
+OWN = ("common", "papers")  # packages whose imports are read
 POLL = 0.02  # seconds between two looks at what has ended
 LOST = 254  # status of a job whose nursery is gone
 
@@ -40,9 +48,10 @@ LOST = 254  # status of a job whose nursery is gone
 class Nursery:
     """Starts jobs by forking. Usable only where :func:`possible` says so."""
 
-    def __init__(self, imports: Sequence[str], environment: Mapping[str, str], cwd: Path) -> None:
+    def __init__(self, modules: Sequence[str], environment: Mapping[str, str], cwd: Path) -> None:
+        """A nursery for ``python -m`` of these modules."""
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tools.nursery", *imports],
+            [sys.executable, "-m", "tools.nursery", *modules],
             cwd=cwd,
             env={**environment, "PAPERS_NURSERY_PARENT": str(os.getpid())},
             stdin=subprocess.PIPE,
@@ -159,14 +168,50 @@ def possible(device: str) -> bool:
 # -- the server -------------------------------------------------------------------------------
 
 
+def imported_by(modules: Iterable[str], root: Path) -> set[str]:
+    """What these modules import at their top level, by way of this repository's own modules too.
+
+    Args:
+        modules: names; those that have no file below ``root`` are left out.
+        root: the folder that holds them.
+
+    Returns:
+        Names of modules, and of what may be one: ``a`` and ``a.b`` for ``from a import b``.
+    """
+    found: set[str] = set()
+    waiting = list(modules)
+    read: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        base = root.joinpath(*name.split("."))
+        path = base / "__init__.py" if base.is_dir() else base.with_suffix(".py")
+        if name in read or not path.is_file():
+            continue
+        read.add(name)
+        with contextlib.suppress(OSError, SyntaxError, ValueError):  # it will say so itself
+            named = set(_imports(ast.parse(path.read_bytes())))
+            found |= named
+            waiting += [each for each in named if each.split(".")[0] in OWN]
+    return found
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in tree.body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield node.module
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
 def prepare(modules: Sequence[str]) -> bool:
     """Import what can be imported; a job that needs what is broken will say so itself.
 
     Returns:
         Whether this process can be forked: it has no thread besides this one.
     """
-    chosen = [*ALWAYS, *(each for name in modules for each in BEFOREHAND.get(name, ()))]
-    for name in chosen:
+    found = imported_by(modules, Path.cwd())
+    for name in [each for key, names in BEFOREHAND.items() if key in found for each in names]:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
     gc.collect()

@@ -32,7 +32,7 @@ def power(slug: str, scale: str, papers: Path = PAPERS) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         judged = Path(folder)
         files.write_json(judged / "rows.json", {k: found[k] for k in ("rows", "extras")})
-        judging.ask(slug, scale, judged, "claims", "--power")
+        judging.ask(slug, scale, judged, ["claims", "--power"])
         answers: list[dict[str, Any]] = files.read_json(judged / "power.json")
     for answer in answers:
         answer["minutes"] = minutes(answer, found)

@@ -160,7 +160,8 @@ def make_executor(options: Options, root: Path, scale: Scale) -> executors.Execu
     """The executor that the options ask for."""
     if options.executor == "ray":
         return executors.RayCluster(root, options.cores)
-    return executors.Local(root, options.cores, scale.needs.imports)
+    modules = {f"papers.{job.paper}.{name}" for job in scale.jobs for name in (job.module, "eval")}
+    return executors.Local(root, options.cores, sorted(modules))
 
 
 # -- the jobs ---------------------------------------------------------------------------------

@@ -11,13 +11,15 @@ import psutil
 import pytest
 
 from common.cli import PARENT_VARIABLE
-from tools import executors, manifest, nursery
+from tools import executors, judging, manifest, nursery
 
 pytestmark = pytest.mark.skipif(not nursery.possible("cpu"), reason="forks on Linux only")
 
 JOB = """
-import os, signal, sys, time
-print("out", sys.argv[1:], os.environ["GIVEN"], "numpy" in sys.modules, __name__)
+import sys
+beforehand = "numpy" in sys.modules
+import numpy, os, signal, time
+print("out", sys.argv[1:], os.environ["GIVEN"], beforehand, __name__)
 print("err", file=sys.stderr)
 what = sys.argv[1]
 if what == "fail":
@@ -47,7 +49,7 @@ THREAD = "threading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n
 
 @pytest.fixture
 def begun(place):
-    made = nursery.Nursery(["numpy"], executors.job_environment(1), place)
+    made = nursery.Nursery(["jobs"], executors.job_environment(1), place)
     yield made
     made.close()
 
@@ -102,13 +104,11 @@ def job():
     return manifest.Job("toy", "smoke", "train", "train", False, None, None, (), (), 1, 0)
 
 
-@pytest.mark.parametrize("imports", [["threads"], ["numpy"]])
-def test_a_job_whose_nursery_is_lost_is_started_by_itself(place, monkeypatch, imports):
-    monkeypatch.setitem(nursery.BEFOREHAND, "threads", ("threads",))
+def test_a_job_whose_nursery_is_lost_is_started_by_itself(place, monkeypatch):
     monkeypatch.setattr(executors, "ROOT", place)
     monkeypatch.setattr(executors, "commands", lambda *_: [["-m", "jobs", "go"]])
     monkeypatch.setenv("GIVEN", "yes")
-    nurseries = executors.Nurseries(imports)
+    nurseries = executors.Nurseries(["jobs"])
     assert nurseries.start(["-c", "pass"], place / "log.txt", 1, {}) is None
     item = executors.Running(job(), place / "job", "cpu", 1, place / "c", nurseries=nurseries)
     item.poll()
@@ -122,12 +122,45 @@ def test_a_job_whose_nursery_is_lost_is_started_by_itself(place, monkeypatch, im
 
 
 def test_a_process_with_threads_is_not_forked(place):
+    (place / "one.py").write_text("import threads\n")
     code = (
-        "import sys; from tools import nursery; nursery.BEFOREHAND['threads'] = ('threads',); "
-        "print(nursery.prepare([]), nursery.prepare(['threads', 'no_such']))"
+        "from tools import nursery; nursery.BEFOREHAND['threads'] = ('threads',); "
+        "print(nursery.prepare(['jobs', 'no_such']), nursery.prepare(['one']))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=place, capture_output=True, text=True)
     assert done.stdout.split() == ["True", "False"], done.stderr
+
+
+def test_what_modules_import_is_read_not_run(tmp_path):
+    (tmp_path / "common").mkdir()
+    for name, text in {
+        "jobs": "import numpy as np, json\nfrom common import one\ndef f():\n    import pandas\n",
+        "common/__init__": "import tyro\n",
+        "common/one": "from scipy import stats\nfrom common.two import T\nraise SystemExit\n",
+        "common/two": "import common.one, elsewhere.part\nif 1:\n    import torch\n",
+        "broken": "import (",
+        "elsewhere": "import numba",
+    }.items():
+        (tmp_path / f"{name}.py").write_text(text)
+    found = nursery.imported_by(["jobs", "broken", "no_such"], tmp_path)
+    assert found == {
+        *("numpy", "json", "common", "common.one", "scipy", "scipy.stats", "common.two"),
+        *("common.two.T", "elsewhere.part", "tyro"),
+    }
+
+
+@pytest.mark.parametrize("forked", [True, False])
+def test_commands_side_by_side(place, monkeypatch, forked):
+    monkeypatch.setattr(judging, "ROOT", place)
+    monkeypatch.setattr(nursery, "possible", lambda device: forked)
+    monkeypatch.setenv("GIVEN", "yes")
+    (place / "jobs.py").write_text(f"import pandas, matplotlib.pyplot\n{JOB}")
+    if forked:
+        monkeypatch.setattr(judging, "subprocess", None)  # neither package begins a thread
+    logs = [place / "one", place / "two"]
+    commands = [["-m", "jobs", "go"], ["-m", "jobs", "exit"]]
+    assert judging.side_by_side(commands, logs) == [0, 1]
+    assert "['go']" in logs[0].read_text() and logs[1].read_text().endswith("a word\n")
 
 
 def test_rows_and_recorded_code_are_the_same(repository, tmp_path):
@@ -145,7 +178,7 @@ def test_rows_and_recorded_code_are_the_same(repository, tmp_path):
 def test_a_job_knows_its_parent(place, monkeypatch):
     monkeypatch.setattr(executors, "ROOT", place)
     (place / "jobs.py").write_text(f"import os; print(os.environ['{PARENT_VARIABLE}'])")
-    nurseries = executors.Nurseries(["numpy"])
+    nurseries = executors.Nurseries(["jobs"])
     item = nurseries.start(["-m", "jobs"], place / "log.txt", 1, executors.job_environment(1))
     assert item.wait(30) == 0
     assert int((place / "log.txt").read_text()) == nurseries._by_threads[1].pid

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import importlib
 import json
 import runpy
-import subprocess
 import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -15,6 +15,7 @@ from typing import Any
 
 import pandas as pd
 
+import papers
 from common import files
 from common.claims import CONTRADICTED, INCONCLUSIVE, REPRODUCED, judge, judge_all, plan_of
 from common.methods import Methods
@@ -189,9 +190,7 @@ def run_scale(
     json.dumps(made, allow_nan=False)
     assert all(figure["caption"] for figure in made["figures"])
     assert made["tables"] and all(table["rows"] for table in made["tables"]), "an empty table"
-    import matplotlib.pyplot as plt
-
-    plt.close("all")
+    _close_figures()
     return {"rows": rows, "claims": judged, **made}
 
 
@@ -218,15 +217,23 @@ def _with_few_seeds(jobs: Sequence[Job], most: int) -> Iterator[Job]:
 
 # -- an added method ----------------------------------------------------------------------------
 
-_DRIVER = """
-import dataclasses
-from papers.{slug}.methods import METHODS
-from tests.papers.kit import judge_and_show, run_module
-METHODS.add(dataclasses.replace(METHODS[{like!r}], name="dummy", label="Dummy", role="added"))
-for module, *words in {commands!r}:
-    run_module(module, words)
-judge_and_show({slug!r}, {rows!r}, {shown!r})
-"""
+
+@contextlib.contextmanager
+def imported_anew(slug: str) -> Iterator[None]:
+    """Within, a paper's modules are imported anew; afterwards they are those from before."""
+    package = importlib.import_module(f"papers.{slug}")
+
+    def taken() -> dict[str, Any]:
+        names = [name for name in sys.modules if f"{name}.".startswith(f"papers.{slug}.")]
+        return {name: sys.modules.pop(name) for name in names}
+
+    before = taken()
+    try:
+        yield
+    finally:
+        taken()
+        sys.modules.update(before)
+        setattr(papers, slug, package)
 
 
 def check_added_method(
@@ -240,44 +247,32 @@ def check_added_method(
         like: the method whose entry it copies under the name "dummy"; default: the paper's own.
         flags: that make the smoke job smaller still.
     """
-    methods: Methods[Any] = importlib.import_module(f"papers.{slug}.methods").METHODS
-    like = like or methods.having("method")[0]
-    job = next(j for j in manifest.load(slug).scale("smoke", 2).jobs if j.method == like)
-    job = dataclasses.replace(job, method="dummy")
-    added = folder / "added"
-    words = [*job.command[2:], *flags, "--out", str(added)]
-    path = ROOT / "papers" / slug / "results" / "default.json"
-    results = json.loads(path.read_text(encoding="utf-8"))
-    # the rows of an added method that is as good as the paper's own: they look like its own
-    twins = [{**row, "method": "dummy"} for row in results["rows"] if row["method"] == like]
-    with_it = folder / "rows.json"
-    files.write_json(with_it, {"rows": [*results["rows"], *twins], "extras": results["extras"]})
-    commands = [
-        [job.command[1], *_last_of_each(words)],
-        [f"papers.{slug}.eval", "--run", str(added)],
-    ]
-    shown = folder / "shown.json"
-    code = _DRIVER.format(
-        slug=slug, like=like, commands=commands, rows=str(with_it), shown=str(shown)
-    )
-    done = subprocess.run(  # a process of its own: the table of methods stays what it is here
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=240
-    )
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    dummy = files.read_json(added / "eval.json")["rows"]
-    assert {row["method"] for row in dummy} == {"dummy"}
-    made = files.read_json(shown)
+    with imported_anew(slug):  # the table of methods of other tests stays what it is
+        methods: Methods[Any] = importlib.import_module(f"papers.{slug}.methods").METHODS
+        like = like or methods.having("method")[0]
+        entry = dataclasses.replace(methods[like], name="dummy", label="Dummy", role="added")
+        methods.add(entry)
+        job = next(j for j in manifest.load(slug).scale("smoke", 2).jobs if j.method == like)
+        evaluation = run_job(dataclasses.replace(job, method="dummy"), folder / "added", flags)
+        assert {row["method"] for row in evaluation["rows"]} == {"dummy"}
+
+        path = ROOT / "papers" / slug / "results" / "default.json"
+        results = json.loads(path.read_text(encoding="utf-8"))
+        # rows of an added method that is as good as the paper's own: they look like its own
+        twins = [{**row, "method": "dummy"} for row in results["rows"] if row["method"] == like]
+        rows = Rows([*results["rows"], *twins])
+        claims = importlib.import_module(f"papers.{slug}.claims")
+        shown = importlib.import_module(f"papers.{slug}.report")
+        plan = plan_of(ROOT / "papers" / slug / "paper.toml")
+        judged = judge_all(claims.CLAIMS, claims.METHODS, rows, "default", plan)
+        made = report(shown.tables(rows), shown.figures(rows, results["extras"]))
+        _close_figures()
     before = {claim["id"]: claim["verdict"] for claim in results["claims"]}
-    assert {claim["id"]: claim["verdict"] for claim in made["claims"]} == before
+    assert {claim["id"]: claim["verdict"] for claim in judged} == before
     assert any("Dummy" in json.dumps(table) for table in made["tables"]), "no table shows it"
 
 
-def judge_and_show(slug: str, rows: str, out: str) -> None:
-    """Claims, tables and figures (built, not saved) of rows; verdicts and tables into ``out``."""
-    results = files.read_json(Path(rows))
-    claims = importlib.import_module(f"papers.{slug}.claims")
-    shown = importlib.import_module(f"papers.{slug}.report")
-    frame, plan = Rows(results["rows"]), plan_of(ROOT / "papers" / slug / "paper.toml")
-    judged = judge_all(claims.CLAIMS, claims.METHODS, frame, "default", plan)
-    drawn = shown.figures(frame, results["extras"])
-    files.write_json(Path(out), {"claims": judged, **report(shown.tables(frame), drawn)})
+def _close_figures() -> None:
+    import matplotlib.pyplot as plt
+
+    plt.close("all")

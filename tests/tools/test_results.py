@@ -3,13 +3,12 @@
 import importlib
 import json
 import subprocess
-import sys
 
 import pytest
 
-import papers
 from common import claims, report
 from common.rows import Rows
+from tests.papers.kit import imported_anew
 from tools import manifest, tables
 from tools.manifest import ROOT
 
@@ -50,23 +49,15 @@ def test_results_are_small_and_judge_what_the_paper_claims(slug, scale):
     assert all(claim["statement"] and claim["paper"] for claim in results["claims"])
 
 
-@pytest.fixture
-def judges(monkeypatch, request):
-    """Claims and report of a paper, imported anew: other tests may have changed a number there."""
-    slug = request.getfixturevalue("slug")
-    package = importlib.import_module(f"papers.{slug}")
-    monkeypatch.setattr(papers, slug, package)  # to be put back in the end
-    for name in [n for n in sys.modules if f"{n}.".startswith(f"papers.{slug}.")]:
-        monkeypatch.delitem(sys.modules, name)
-    return [importlib.import_module(f"papers.{slug}.{name}") for name in ("claims", "report")]
-
-
 @pytest.mark.parametrize(("slug", "scale"), RESULTS)
-def test_committed_verdicts_and_tables_are_what_the_judges_say(slug, scale, judges):
+def test_committed_verdicts_and_tables_are_what_the_judges_say(slug, scale):
     results = tables.committed(slug)[scale]
-    rows, (judging, showing) = Rows(results["rows"]), judges
+    rows = Rows(results["rows"])
     plan = claims.plan_of(ROOT / "papers" / slug / "paper.toml")
-    judged = claims.judge_all(judging.CLAIMS, judging.METHODS, rows, scale, plan)
+    with imported_anew(slug):  # other tests may have changed a number there
+        judging = importlib.import_module(f"papers.{slug}.claims")
+        showing = importlib.import_module(f"papers.{slug}.report")
+        judged = claims.judge_all(judging.CLAIMS, judging.METHODS, rows, scale, plan)
+        shown = report.report(showing.tables(rows), {})
     assert json.loads(json.dumps(judged)) == results["claims"]
-    shown = report.report(showing.tables(rows), {})
     assert json.loads(json.dumps(shown["tables"])) == results["tables"]

@@ -245,7 +245,8 @@ class Environment:
         if installer == "uv":
             command = ["uv", "pip", "install", "--python", str(self.python)]
         else:
-            command = [str(self.python), "-m", "pip", "install", "--no-input"]
+            # as uv: Python compiles what is used when it is, not a gigabyte of packages beforehand
+            command = [str(self.python), "-m", "pip", "install", "--no-input", "--no-compile"]
             command += ["--disable-pip-version-check", "--progress-bar", "off"]
         command += ["--constraint", str(self._constraints), *requirements]
         started = time.monotonic()

@@ -10,6 +10,7 @@ range, which no claim should lean on.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,7 @@ from numpy.typing import ArrayLike, NDArray
 
 LEVEL = 0.95
 RESAMPLES = 9_999
+REMEMBERED = 4096  # intervals: a claim, its other methods, a table and a figure ask for the same
 _SEED = 20_240_229  # of the resampling: the same rows give the same interval
 
 
@@ -58,19 +60,24 @@ def expanded_level(n: int, level: float = LEVEL) -> float:
 
 
 def _bootstrap(
-    samples: Sequence[NDArray[np.float64]],
-    statistic: Callable[..., NDArray[np.float64]],
-    *,
-    paired: bool,
-    level: float,
+    samples: Sequence[NDArray[np.float64]], statistic: str, *, paired: bool, level: float
 ) -> Interval:
-    n = min(len(sample) for sample in samples)
-    value = float(statistic(*samples, axis=-1))
-    if all(np.ptp(sample) == 0 for sample in samples):
+    return _bootstrapped(tuple(x.tobytes() for x in samples), statistic, paired, level)
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _bootstrapped(
+    samples: tuple[bytes, ...], statistic: str, paired: bool, level: float
+) -> Interval:
+    arrays = tuple(np.frombuffer(sample) for sample in samples)
+    of = _STATISTICS[statistic]
+    n = min(len(array) for array in arrays)
+    value = float(of(*arrays, axis=-1))
+    if all(np.ptp(array) == 0 for array in arrays):
         return Interval(value, value, value, n)
     result = scipy.stats.bootstrap(
-        tuple(samples),
-        statistic,
+        arrays,
+        of,
         paired=paired,
         vectorized=True,
         n_resamples=RESAMPLES,
@@ -91,7 +98,7 @@ def _clean(x: ArrayLike) -> NDArray[np.float64]:
 
 def mean_ci(x: ArrayLike, level: float = LEVEL) -> Interval:
     """Mean of ``x`` (one value per seed) with its bootstrap interval."""
-    return _bootstrap([_clean(x)], _mean, paired=False, level=level)
+    return _bootstrap([_clean(x)], "mean", paired=False, level=level)
 
 
 def paired_diff(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:
@@ -108,26 +115,14 @@ def paired_diff(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:
 
 def diff(a: ArrayLike, b: ArrayLike, level: float = LEVEL) -> Interval:
     """``mean(a) - mean(b)`` of independent samples, both resampled."""
-
-    def statistic(
-        x: NDArray[np.float64], y: NDArray[np.float64], axis: int = -1
-    ) -> NDArray[np.float64]:
-        return np.mean(x, axis=axis) - np.mean(y, axis=axis)
-
-    return _bootstrap([_clean(a), _clean(b)], statistic, paired=False, level=level)
+    return _bootstrap([_clean(a), _clean(b)], "difference", paired=False, level=level)
 
 
 def ratio_of_means(
     a: ArrayLike, b: ArrayLike, *, paired: bool = False, level: float = LEVEL
 ) -> Interval:
     """``mean(a) / mean(b)``; with ``paired`` the same resampled seeds enter both means."""
-
-    def statistic(
-        x: NDArray[np.float64], y: NDArray[np.float64], axis: int = -1
-    ) -> NDArray[np.float64]:
-        return np.mean(x, axis=axis) / np.mean(y, axis=axis)
-
-    return _bootstrap([_clean(a), _clean(b)], statistic, paired=paired, level=level)
+    return _bootstrap([_clean(a), _clean(b)], "ratio", paired=paired, level=level)
 
 
 def iqm(x: ArrayLike) -> float:
@@ -156,8 +151,12 @@ def loglog_slope(
     x = np.log(t[keep])
     if len(x) < 2:
         raise ValueError("a slope needs two points or more")
-    x = x - x.mean()
-    y = curves[:, keep]
+    return _slope((x - x.mean()).tobytes(), curves.T[keep].tobytes(), len(curves), level)
+
+
+@functools.lru_cache(maxsize=REMEMBERED)
+def _slope(abscissae: bytes, values: bytes, n: int, level: float) -> Interval:
+    x, y = np.frombuffer(abscissae), np.frombuffer(values).reshape(-1, n).T
 
     def slope(rows: NDArray[np.float64]) -> NDArray[np.float64]:
         mean = rows.mean(axis=-2)
@@ -166,7 +165,6 @@ def loglog_slope(
         return np.log(mean) @ x / (x @ x)
 
     value = float(slope(y))
-    n = len(y)
     if n < 2:
         return Interval(value, value, value, n)
     rng = np.random.default_rng(_SEED)
@@ -199,3 +197,20 @@ def band(curves: ArrayLike, level: float = LEVEL) -> tuple[NDArray, NDArray, NDA
 
 def _mean(x: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
     return np.mean(x, axis=axis)
+
+
+def _difference(
+    x: NDArray[np.float64], y: NDArray[np.float64], axis: int = -1
+) -> NDArray[np.float64]:
+    return np.mean(x, axis=axis) - np.mean(y, axis=axis)
+
+
+def _ratio(x: NDArray[np.float64], y: NDArray[np.float64], axis: int = -1) -> NDArray[np.float64]:
+    return np.mean(x, axis=axis) / np.mean(y, axis=axis)
+
+
+_STATISTICS: dict[str, Callable[..., NDArray[np.float64]]] = {
+    "mean": _mean,
+    "difference": _difference,
+    "ratio": _ratio,
+}

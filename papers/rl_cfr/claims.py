@@ -6,6 +6,7 @@ seeds at once (Owen's pigeonhole bootstrap, which errs on the wide side), expand
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,13 @@ def matrix(rows: Rows) -> Matrix:
     return rows.values(least=1)[:, None]
 
 
+@functools.lru_cache(maxsize=16)
+def shares(*counts: int) -> list[Matrix]:
+    """Shares of the units in each resample, [RESAMPLES, n] for each count of units."""
+    rng = np.random.default_rng(SEED)
+    return [rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n for n in counts]
+
+
 def two_way(statistic: Callable[..., Any], *cells: Matrix) -> Interval:
     """Interval of a statistic of the means of cells [seeds, deals] that share their deals.
 
@@ -50,14 +58,9 @@ def two_way(statistic: Callable[..., Any], *cells: Matrix) -> Interval:
     Args:
         statistic: of as many means (numbers, or arrays of resampled means) as there are cells.
     """
-    rng = np.random.default_rng(SEED)
     n_deals = cells[0].shape[1]
-    deals = rng.multinomial(n_deals, np.full(n_deals, 1 / n_deals), RESAMPLES) / n_deals
-    means = []
-    for cell in cells:
-        n = len(cell)
-        seeds = rng.multinomial(n, np.full(n, 1 / n), RESAMPLES) / n
-        means.append(((seeds @ cell) * deals).sum(1))
+    deals, *seeds = shares(n_deals, *map(len, cells))
+    means = [((of @ cell) * deals).sum(1) for of, cell in zip(seeds, cells, strict=True)]
     fewest = min((len(cell) for cell in cells if len(cell) > 1), default=n_deals)
     if n_deals > 1:
         fewest = min(fewest, n_deals)

@@ -1,10 +1,14 @@
 """A small repository with one freshly scaffolded paper, to run the real tools on."""
 
+import json
 import os
 import shutil
 import subprocess
 import sys
+import time
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -82,3 +86,30 @@ def own_repository(tmp_path) -> Repository:
     root = tmp_path / "repository"
     root.mkdir()
     return Repository(root)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A smoke run of ``toy`` that nothing disturbed."""
+
+    folder: Path  # of the scale
+    printed: str
+    seconds: float
+
+    @property
+    def results(self) -> dict[str, Any]:
+        """What was collected."""
+        return json.loads((self.folder / "results.json").read_text())
+
+    def copy(self, runs: Path) -> Path:
+        """Its run directories below another folder of runs, to be damaged."""
+        return Path(shutil.copytree(self.folder, runs / "toy" / "smoke"))
+
+
+@pytest.fixture(scope="session")
+def finished(repository, tmp_path_factory) -> Finished:
+    """One per worker; :meth:`Finished.copy` it before changing anything."""
+    runs, begun = tmp_path_factory.mktemp("finished"), time.monotonic()
+    arguments = ("toy", "--scale", "smoke", "--cores", "2", "--runs", str(runs))
+    done = repository.tool("reproduce", *arguments, check=True)
+    return Finished(runs / "toy" / "smoke", done.stdout, time.monotonic() - begun)

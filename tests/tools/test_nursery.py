@@ -163,14 +163,11 @@ def test_commands_side_by_side(place, monkeypatch, forked):
     assert "['go']" in logs[0].read_text() and logs[1].read_text().endswith("a word\n")
 
 
-def test_rows_and_recorded_code_are_the_same(repository, tmp_path):
-    found = []
-    for value in ("0", "1"):
-        runs = tmp_path / value
-        arguments = ("toy", "--scale", "smoke", "--runs", str(runs))
-        repository.tool("reproduce", *arguments, check=True, PAPERS_NURSERY=value)
-        found.append(json.loads((runs / "toy/smoke/results.json").read_text()))
-    plain, forked = found
+def test_rows_and_recorded_code_are_the_same(repository, finished, tmp_path):
+    arguments = ("toy", "--scale", "smoke", "--runs", str(tmp_path))
+    repository.tool("reproduce", *arguments, check=True, PAPERS_NURSERY="0")
+    plain = json.loads((tmp_path / "toy/smoke/results.json").read_text())
+    forked = finished.results
     assert plain["rows"] == forked["rows"] and plain["extras"] == forked["extras"]
     assert plain["provenance"]["sources"] == forked["provenance"]["sources"]
 

@@ -12,10 +12,6 @@ ray = pytest.importorskip("ray", reason="the extra 'cluster' is not installed")
 SMOKE = ("toy", "--scale", "smoke", "--cores", "2")
 
 
-def rows(runs):
-    return json.loads((runs / "toy" / "smoke" / "results.json").read_text())["rows"]
-
-
 def workers(process):
     """Ray workers that are at a job of ours."""
     found = []
@@ -28,11 +24,9 @@ def workers(process):
     return found
 
 
-def test_ray_gives_the_same_rows_after_a_worker_was_killed(repository, tmp_path):
-    local, cluster = tmp_path / "local", tmp_path / "cluster"
-    repository.tool("reproduce", *SMOKE, "--runs", str(local), check=True)
+def test_ray_gives_the_same_rows_after_a_worker_was_killed(repository, finished, tmp_path):
     process = subprocess.Popen(
-        repository.command("reproduce", *SMOKE, "--executor", "ray", "--runs", str(cluster)),
+        repository.command("reproduce", *SMOKE, "--executor", "ray", "--runs", str(tmp_path)),
         cwd=repository.root,
         env=repository.environment(PAPERS_CHECKPOINT_EVERY="5", RAY_USAGE_STATS_ENABLED="0"),
         stdout=subprocess.PIPE,
@@ -49,4 +43,5 @@ def test_ray_gives_the_same_rows_after_a_worker_was_killed(repository, tmp_path)
     output, _ = process.communicate(timeout=180)
     assert process.returncode == 0, output
     assert killed, "no worker was seen at work"
-    assert rows(cluster) == rows(local)
+    rows = json.loads((tmp_path / "toy" / "smoke" / "results.json").read_text())["rows"]
+    assert rows == finished.results["rows"]

@@ -23,18 +23,10 @@ def one_line(done, *words):
     assert all(word in lines[0] for word in words), lines[0]
 
 
-@pytest.fixture(scope="module")
-def finished(repository, tmp_path_factory):
-    runs = tmp_path_factory.mktemp("runs")
-    done = repository.tool("reproduce", *SMOKE, "--runs", str(runs), check=True)
-    return runs / "toy" / "smoke", done
-
-
 @pytest.fixture
 def copy(finished, tmp_path):
     """Run directories of a finished smoke run, to be damaged."""
-    shutil.copytree(finished[0], tmp_path / "toy" / "smoke")
-    return tmp_path / "toy" / "smoke"
+    return finished.copy(tmp_path)
 
 
 def rows(folder):
@@ -47,7 +39,7 @@ def again(repository, folder):
 
 
 def test_results_hold_what_the_design_says(finished, repository):
-    results = json.loads((finished[0] / "results.json").read_text())
+    results = finished.results
     assert {"paper", "scale", "provenance", "rows", "claims"} <= set(results)
     origin = results["provenance"]
     assert origin["commit"] == repository.git("rev-parse", "HEAD").strip()
@@ -56,7 +48,7 @@ def test_results_hold_what_the_design_says(finished, repository):
     assert {"method", "task", "seed", "metric", "value"} <= set(results["rows"][0])
     claim = results["claims"][0]
     assert {"id", "statement", "source", "verdict", "evidence"} <= set(claim)
-    assert "toy at scale smoke" in finished[1].stdout
+    assert "toy at scale smoke" in finished.printed
 
 
 def test_what_is_finished_is_skipped(repository, copy):
@@ -100,7 +92,7 @@ def test_damage_is_repaired(repository, finished, copy, damages):
     for job, damage in zip(jobs, damages, strict=False):
         damage(job)
     again(repository, copy)
-    assert rows(copy) == rows(finished[0])
+    assert rows(copy) == finished.results["rows"]
 
 
 def test_a_digit_changed_in_an_evaluation_is_noticed(repository, finished, copy):
@@ -109,7 +101,7 @@ def test_a_digit_changed_in_an_evaluation_is_noticed(repository, finished, copy)
     evaluation["rows"][0]["value"] = 123.0
     path.write_text(json.dumps(evaluation))
     again(repository, copy)
-    assert rows(copy) == rows(finished[0])
+    assert rows(copy) == finished.results["rows"]
 
 
 def test_changed_code_runs_again_and_changed_claims_do_not(own_repository, tmp_path):
@@ -318,8 +310,7 @@ def test_results_of_uncommitted_code_are_refused(own_repository, tmp_path):
 
 
 def test_a_results_folder_that_cannot_be_written_loses_nothing(finished, monkeypatch, tmp_path):
-    results = json.loads((finished[0] / "results.json").read_text())
-    results = {**results, "scale": "default"}
+    results = {**finished.results, "scale": "default"}
     (tmp_path / "toy").mkdir()
 
     def refuse(path, *_):
@@ -327,7 +318,7 @@ def test_a_results_folder_that_cannot_be_written_loses_nothing(finished, monkeyp
 
     monkeypatch.setattr(files, "write_bytes", refuse)
     with pytest.raises(UserError, match=r"cannot write into .*nothing is lost"):
-        tables.commit(results, finished[0], tmp_path)
+        tables.commit(results, finished.folder, tmp_path)
 
 
 # -- laying out jobs --------------------------------------------------------------------------

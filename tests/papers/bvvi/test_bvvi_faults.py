@@ -120,11 +120,10 @@ def test_twenty_returns_are_a_biased_estimate_of_J() -> None:
     env, gamma = task.off(), -5.0
     planned, starts = method.solve(env, gamma), task.level_starts(env)
     uniforms = np.random.default_rng(0).random((20_000, 5, 2))
-    s, o, a = (np.empty(m, np.int64) for m in (5, 5, 4))
-    returns = np.empty(20_000)
-    for i in range(20_000):
-        task.rollout(env, planned.policy, starts, uniforms[i], s, o, a)
-        returns[i] = env.r[range(4), s[:4], a].sum()
+    s, o, a = (np.empty((20_000, m), np.int64) for m in (5, 5, 4))
+    for of_an_episode in zip(uniforms, s, o, a, strict=True):
+        task.rollout(env, planned.policy, starts, *of_an_episode)
+    returns = env.r[range(4), s[:, :4], a].sum(axis=1)
     estimates = np.log(np.exp(gamma * returns).reshape(-1, 20).mean(1)) / gamma
     assert estimates.mean() - planned.value > 0.3
     assert estimates.std() > 0.3

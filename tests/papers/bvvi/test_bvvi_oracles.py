@@ -103,11 +103,10 @@ def test_J_is_what_rollouts_average_to() -> None:
     flat, starts, n = some_policy(model, 3), task.level_starts(model), 200_000
     H, rng = len(model.T), np.random.default_rng(0)
     uniforms = rng.random((n, H + 1, 2))
-    s, o, a = (np.empty(m, np.int64) for m in (H + 1, H + 1, H))
-    returns = np.empty(n)
-    for i in range(n):
-        task.rollout(model, flat, starts, uniforms[i], s, o, a)
-        returns[i] = model.r[range(H), s[:H], a].sum()
+    s, o, a = (np.empty((n, m), np.int64) for m in (H + 1, H + 1, H))
+    for of_an_episode in zip(uniforms, s, o, a, strict=True):
+        task.rollout(model, flat, starts, *of_an_episode)
+    returns = model.r[range(H), s[:, :H], a].sum(axis=1)
     for gamma in (-1.0, 1.0):
         J = math.log(np.exp(gamma * returns).mean()) / gamma
         assert task.exact_J(model, gamma, flat) == pytest.approx(J, abs=5e-3)
@@ -259,7 +258,7 @@ def test_without_chance_risk_does_not_matter() -> None:
         rng.uniform(size=(3, 3, 2)),
     )
     flat = some_policy(model, 1)
-    J = [task.exact_J(model, gamma, flat) for gamma in (-4, -0.1, 0.1, 4)]
+    J = [task.exact_J(model, gamma, flat) for gamma in (-4.0, -0.1, 0.1, 4.0)]
     np.testing.assert_allclose(J, J[0], atol=1e-12)
     spread = task.pomdp(np.full(3, 1 / 3), model.T, model.O, model.r)  # chance in the first state
     assert task.exact_J(spread, 4.0, flat) > task.exact_J(spread, -4.0, flat) + 1e-3

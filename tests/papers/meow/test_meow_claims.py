@@ -201,7 +201,7 @@ def tiny(job: Any) -> Sequence[str] | None:
 @pytest.mark.parametrize("scale", ["default", "study", "paper"])
 def test_every_stage_of_every_scale_on_stand_ins(scale: str, tmp_path, stand_ins) -> None:
     pytest.importorskip("mujoco", reason="MuJoCo is in the extra 'control'")
-    found = kit.run_scale("meow", scale, tmp_path, tiny)
+    found = kit.run_scale("meow", scale, tmp_path, tiny, seeds=1 if scale == "paper" else 2)
     rows = Rows(found["rows"])
     assert {"sac-slow", "meow"} <= set(rows.of(task="multigoal").unique("method"))
     drawn = {figure["name"] for figure in found["figures"]}

@@ -314,8 +314,9 @@ def bandit(learner, reward, updates, lr, batch=256):
 
 
 def test_one_step_bandit_of_one_action():
-    learner = agent(S=1, obs=1, dim=1, alpha=0.5, gamma=0.0, log_sigma=(-5.0, -0.3))
-    policy = bandit(learner, lambda a: -5 * (a - 0.3).square().sum(-1), 500, 4e-3)
+    small = {"hidden": 32, "hidden_shift": 32}
+    learner = agent(S=1, obs=1, dim=1, alpha=0.5, gamma=0.0, log_sigma=(-5.0, -0.3), **small)
+    policy = bandit(learner, lambda a: -5 * (a - 0.3).square().sum(-1), 400, 4e-3, batch=96)
     a = torch.linspace(-1, 1, 4_001)[1:-1].view(1, -1, 1)
     pi = policy.log_prob(torch.zeros(1, a.shape[1], 1), a).exp().squeeze()
     exact = torch.exp(-5 * (a.squeeze() - 0.3).square() / 0.5)
@@ -349,7 +350,8 @@ def bent_distance(policy) -> float:
 
 def test_bent_bandit_needs_the_couplings():
     cfg = {"S": 1, "obs": 1, "dim": 2, "alpha": 1.0, "gamma": 0.0, "log_sigma": (-5.0, 1.0)}
-    policy = bandit(agent(**cfg), bent, 400, 2e-3)
+    cfg["hidden_shift"] = 32
+    policy = bandit(agent(**cfg), bent, 300, 2.5e-3, batch=128)
     assert bent_distance(policy) < 0.10
     v = policy.v_clip(torch.zeros(1, 1, 1)).item()
     assert v == pytest.approx(math.log(2 * math.pi * 0.5 * 0.25), abs=0.06)  # -0.242
@@ -361,7 +363,7 @@ def test_bent_bandit_needs_the_couplings():
             net = layer.shift
             layer.shift = None  # not a parameter twice
             layer.__dict__["shift"] = lambda x, net=net: net(x * torch.tensor([0.0, 0.0, 1.0]))
-    policy = bandit(blind, bent, 400, 2e-3)
+    policy = bandit(blind, bent, 300, 2.5e-3, batch=128)
     assert 0.2 < bent_distance(policy) < 0.45
 
 

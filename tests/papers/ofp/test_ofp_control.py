@@ -38,6 +38,7 @@ def cache(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cache")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PAPERS_CACHE", str(folder))
+        patch.setattr(metaworld_tasks, "VALIDATION", 1)  # more demonstrations take only time
         yield folder
 
 
@@ -81,7 +82,9 @@ def test_training_seeds_have_demonstrations_of_their_own(task_b, cache):
     assert set(task_b.expert_success[0]["reach-v3"]) == {"0.5", "1"}
 
 
-def test_rollouts_do_not_depend_on_their_company(task_b, cache):
+def test_rollouts_do_not_depend_on_their_company(task_b, cache, monkeypatch):
+    short = replace(task_b.setup, limit=40)
+    monkeypatch.setattr(task_b, "setup", short)
     policy = RowwisePolicy(8, 4)
     together = task_b.rollout(policy, [1, 2, 3], record=2)
     assert policy.resets == [6]
@@ -94,6 +97,7 @@ def test_rollouts_do_not_depend_on_their_company(task_b, cache):
     assert np.array_equal(together["paths"], again["paths"], equal_nan=True)
 
     alone = make_metaworld_task("metaworld", (1,), tasks=("reach-v3", "soccer-v3"), demos=2)
+    alone.setup = short
     single = alone.rollout(RowwisePolicy(8, 4, first_network=1), [2], record=2)
     assert np.array_equal(single["success"][0], together["success"][1, [1, 4]])
     assert np.array_equal(single["steps"][0], together["steps"][1, [1, 4]])
@@ -101,10 +105,11 @@ def test_rollouts_do_not_depend_on_their_company(task_b, cache):
 
 
 @pytest.mark.filterwarnings("ignore:Constant")
-def test_replaying_a_demonstration_through_the_interface_succeeds(task_b):
+def test_replaying_a_demonstration_through_the_interface_succeeds(task_b, monkeypatch):
     """Normalisation and its inverse, padding and receding horizon: the expert's chunks succeed."""
     from metaworld.policies import ENV_POLICY_MAP
 
+    monkeypatch.setattr(task_b, "setup", replace(task_b.setup, limit=80))
     data = task_b._data[0]
     expert = ENV_POLICY_MAP["reach-v3"]()
 
@@ -164,6 +169,7 @@ class StandInHand:
 
 def test_adroit_reads_minari_data_in_papers_data(tmp_path, monkeypatch):
     monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
+    monkeypatch.setattr(metaworld_tasks, "VALIDATION", 4)
     rng = np.random.default_rng(0)
 
     def episode(success, T=9):

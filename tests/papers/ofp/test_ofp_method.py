@@ -401,7 +401,7 @@ def trained_slopes(share_end: float, steps: int) -> dict[float, float]:
     rhos = [1.0, 0.5, 0.2]
     torch.set_num_threads(1)
     generators = [torch.Generator().manual_seed(7) for _ in rhos]
-    net = MLP(1, 1, generators, width=64, depth=2)
+    net = MLP(1, 1, generators, width=32, depth=2, frequencies=1)  # the map is smooth in time
     teacher = copy.deepcopy(net)
     cfg = OFPConfig(
         lambda_sg=0.0,
@@ -410,8 +410,8 @@ def trained_slopes(share_end: float, steps: int) -> dict[float, float]:
         share_end=share_end,
         rho_fixed=torch.tensor(rhos).view(-1, 1, 1),  # type: ignore[arg-type]
     )
-    optimiser = torch.optim.Adam(net.parameters(), lr=3e-3, fused=True)
-    draws, n = Noise(11, s=1), 384
+    optimiser = torch.optim.Adam(net.parameters(), lr=1e-2, fused=True)
+    draws, n = Noise(11, s=1), 256
 
     class Shared:  # the same draws for every rho
         def normal(self, *shape):
@@ -423,13 +423,13 @@ def trained_slopes(share_end: float, steps: int) -> dict[float, float]:
     noise, obs = Shared(), torch.zeros(3, n, 1)
     for step in range(steps):
         for group in optimiser.param_groups:
-            group["lr"] = 3e-3 * 0.5 * (1 + math.cos(math.pi * step / steps))
+            group["lr"] = 1e-2 * 0.5 * (1 + math.cos(math.pi * step / steps))
         a = MU + STD * noise.normal(n, 1)
         loss, _ = method.ofp_loss(net, teacher, obs, a, noise, step / steps, cfg)
         optimiser.zero_grad()
         loss.sum().backward()
         optimiser.step()
-        method.update_teacher(teacher, net, 0.98)
+        method.update_teacher(teacher, net, 0.7)
     x = torch.linspace(-2, 2, 81)
     eps = x.view(1, -1, 1).repeat(3, 1, 1)
     zero = torch.zeros_like(eps)
@@ -441,12 +441,12 @@ def trained_slopes(share_end: float, steps: int) -> dict[float, float]:
 
 
 def test_trained_network_meets_the_table():
-    for rho, slope in trained_slopes(share_end=0.75, steps=4_000).items():
+    for rho, slope in trained_slopes(share_end=0.75, steps=1_000).items():
         assert slope == pytest.approx(SLOPES[rho], abs=0.03), rho
 
 
 def test_without_intervals_that_end_at_one_it_does_not():
     """Then nothing trains u(z_m, m, 1), which the target of (0, 1) is made of."""
-    slopes = trained_slopes(share_end=0.0, steps=1_500)  # with them: -0.60 and -0.57 by then
+    slopes = trained_slopes(share_end=0.0, steps=400)  # with them: -0.60 and -0.59 by then
     assert slopes[0.5] < SLOPES[0.5] - 0.06
     assert slopes[0.2] < SLOPES[0.2] - 0.1

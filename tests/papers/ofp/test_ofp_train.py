@@ -356,8 +356,10 @@ def test_gap_and_warm_start_of_the_policy():
     np.testing.assert_allclose(warm(obs, active), first, rtol=1e-4)  # memory is cleared
 
 
+# the others differ in numbers alone; test_every_stage_of_every_scale_on_stand_ins has them
 @pytest.mark.parametrize(
-    "method", [*(name for name in METHODS if not METHODS[name].study), "study-distil"]
+    "method",
+    ["ofp", "ofp-no-sc", "ofp-no-sg", "fm", "bc", "ddpm", "meanflow", "shortcut", "study-distil"],
 )
 def test_every_method_trains_and_is_evaluated(tmp_path, method):
     few = {"pairs": 200, "pair_calls": 2}
@@ -443,9 +445,11 @@ def test_a_diverged_network_fails_its_episodes():
     assert task.start_chunks(policy, seed=0, n=10)[0]["on_mode"] == 0
 
 
-@pytest.mark.parametrize("method", ["ofp", "fm", "ddpm", "meanflow"])
-def test_paper_scale_path_on_a_tiny_stand_in(tmp_path, monkeypatch, method):
-    """The U-Net with the point-cloud encoder, in the paper's format but narrow and few."""
+def test_paper_scale_path_on_a_tiny_stand_in(tmp_path, monkeypatch):
+    """The U-Net with the point-cloud encoder, in the paper's format but narrow and few.
+
+    The other methods: test_every_stage_of_every_scale_on_stand_ins.
+    """
     from papers.ofp import eval as evaluation
     from papers.ofp import networks_large
 
@@ -475,7 +479,7 @@ def test_paper_scale_path_on_a_tiny_stand_in(tmp_path, monkeypatch, method):
     monkeypatch.setattr(evaluation, "make_task", lambda name, seeds: Tiny())
     narrow = functools.partial(networks_large.UNet, channels=(8, 16, 32))
     monkeypatch.setattr(networks_large, "UNet", narrow)
-    cfg = config(tmp_path, method=method, task="dp3-metaworld", seed=(0,), steps=3, nfe=(1, 10))
+    cfg = config(tmp_path, task="dp3-metaworld", seed=(0,), steps=3, nfe=(1, 10))
     train.train(cfg)
     evaluate(EvalConfig(run=cfg.out))
     rows = json.loads((cfg.out / "eval.json").read_text())["rows"]

@@ -12,7 +12,7 @@ from papers.tdil.config import Config
 from tests.fake_cuda import same_on_both
 
 
-@pytest.mark.parametrize("method", ["tdil", "tdil-irl", "gail", "gail-bc", "bc"])
+@pytest.mark.parametrize("method", ["tdil", "tdil-irl", "gail-bc", "bc"])  # gail: irl without BC
 def test_a_gpu_has_the_cpus_rows(method: str, tmp_path: Path) -> None:
     cfg = Config(
         **{"method": method, "task": "grid", "seed": (0, 1), "steps": 12, "warm_up": 6},

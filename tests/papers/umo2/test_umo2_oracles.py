@@ -266,7 +266,7 @@ def test_arrivals_stay_in_the_box_and_use_the_radius(name: str) -> None:
     net = task.net_a(0.0, 0.4, 3000)
     log, _, _ = play(net, name, V=11.0)
     Q, arrivals, _, _, gamma = parts(net, log)
-    lam = arrivals[:, net.arrival]
+    lam = np.ascontiguousarray(arrivals[:, net.arrival])
     assert (lam >= -1e-12).all() and (lam <= 1 + 1e-12).all()
     assert (gamma >= 0).all() and (gamma <= task.UTILITY_BOUND).all()
     values = [task.utility(t + 1, 3000, row) for t, row in enumerate(lam)]

@@ -120,7 +120,7 @@ def test_opttinf_is_htinf_with_alpha_2_and_sigma_1() -> None:
 def test_adatinf_against_its_definition() -> None:
     n_rounds, horizon = 500, 500
     env = task.make_env("e3-s20", 1.3, horizon)
-    state, tally = play("adatinf", env, task.Known(horizon, 1.0, 2.0), 2, n_rounds)
+    state, tally = play("adatinf", env, task.Known(float(horizon), 1.0, 2.0), 2, n_rounds)
     L, memory, J, spent, skipped, jumps = np.zeros(4), {}, 0, 0.0, 0, []
 
     def choose(t: int, u: float) -> int:
@@ -163,7 +163,7 @@ def test_robust_ucb_truncates_every_sample_anew_at_each_round(task_name: str, al
     env = task.make_env(task_name, alpha, n_rounds)
     # a third of the true scale: more truncations and departures than the true one would bring
     sigma = task.true_sigma(env, alpha) / 3
-    state, tally = play("robust_ucb", env, task.Known(n_rounds, sigma, alpha), 4, n_rounds)
+    state, tally = play("robust_ucb", env, task.Known(float(n_rounds), sigma, alpha), 4, n_rounds)
     seen: list[list[float]] = [[], [], [], []]
     left = {"late": 0}
 
@@ -207,7 +207,7 @@ def test_robust_ucb_says_when_sigma_is_false() -> None:
 
 def test_ucb1_against_its_definition() -> None:
     env = task.make_env("e4", 1.8, 1500)
-    state, tally = play("ucb1", env, task.Known(1500, 1.0, 2.0), 0, 1500)
+    state, tally = play("ucb1", env, task.Known(1500.0, 1.0, 2.0), 0, 1500)
     sums, pulls = np.zeros(4), np.zeros(4)
 
     def choose(t: int, u: float) -> int:
@@ -253,7 +253,7 @@ def test_tsallis_inf_against_smpybandits(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_what_blind_methods_are_told_does_not_matter(name: str) -> None:
     env = task.make_env("e1", 1.5, 2000)
     ends = [
-        play(name, env, task.Known(2000, sigma, alpha), 1, 2000)[1]
+        play(name, env, task.Known(2000.0, sigma, alpha), 1, 2000)[1]
         for sigma, alpha in ((1.4, 1.5), (0.7, 1.8))
     ]
     same = np.array_equal(*ends)

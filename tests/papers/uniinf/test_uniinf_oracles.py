@@ -198,7 +198,7 @@ def test_simulate_against_the_pseudo_code(name: str, alpha: float) -> None:
     horizon, n_rounds = 10_000, 600  # rounding grows by l_i / S a pull: longer traces drift apart
     env = task.make_env(name, alpha, horizon)
     state, tally = method.new_state(4), np.zeros(len(task.TALLY))
-    method.simulate(env, task.Known(horizon, 1.0, 2.0), 5, 0, n_rounds, state, tally)
+    method.simulate(env, task.Known(float(horizon), 1.0, 2.0), 5, 0, n_rounds, state, tally)
     ref = straightforward(env, 5, n_rounds, horizon)
     np.testing.assert_allclose(state[0], ref["L"], rtol=1e-7)
     assert state[1][0] == pytest.approx(ref["S"], rel=1e-9)

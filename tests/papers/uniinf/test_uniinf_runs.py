@@ -112,7 +112,7 @@ def test_manifest_names_methods_and_tasks_that_exist() -> None:
 
 
 def test_bench_compares_the_same_numbers(tmp_path: Path) -> None:
-    bench.bench(bench.BenchConfig(json=tmp_path / "b.json", rounds=3000, repeats=1))
+    bench.bench(bench.BenchConfig(json=tmp_path / "b.json", rounds=1500, repeats=1))
     numbers = json.loads((tmp_path / "b.json").read_text())
     assert numbers["ratio"] == pytest.approx(numbers["ours"] / numbers["peer"])
     assert numbers["ratio"] > 10  # 200 in a quiet moment; a busy machine is no fault
@@ -121,8 +121,21 @@ def test_bench_compares_the_same_numbers(tmp_path: Path) -> None:
 # -- every scale on stand-ins, an added method ----------------------------------------------------
 
 
-def tiny(job: Job) -> list[str]:
-    """A few rounds of one tail parameter."""
+SEEN = ("e1", "e2", "e3-s1")  # what uniINF is compared in
+
+
+def tiny(job: Job) -> list[str] | None:
+    """A few rounds of one tail parameter.
+
+    In the other environments, which are other numbers in the same loop, only uniINF is run, and
+    whom a claim compares it with there.
+    """
+    if not (
+        job.method == "uniinf"
+        or job.task in SEEN
+        or (job.method, job.task) == ("opttinf", "e3-s100")
+    ):
+        return None
     return ["--horizon", "1000", "--alpha", "1.5"]
 
 

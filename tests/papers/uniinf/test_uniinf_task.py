@@ -147,7 +147,7 @@ def test_uniforms() -> None:
 def recorded(name: str, env: task.Bandit, n_rounds: int) -> list[tuple[int, float]]:
     """(arm, loss) of each round of a method, read off its tables one round at a time."""
     K = env.slope.shape[1]
-    m, known = METHODS[name], task.Known(n_rounds, 1.3, 1.5)
+    m, known = METHODS[name], task.Known(float(n_rounds), 1.3, 1.5)
     state, tally = m.new_state(K), np.zeros(3)
     played = []
     loss_key, _ = task.stream_keys(0, env.stream)
@@ -181,7 +181,7 @@ def test_methods_meet_the_same_losses() -> None:
 def test_chunks_change_nothing(name: str) -> None:
     env = task.make_env("e2", 1.3, 6000)
     m = METHODS[name]
-    known = task.Known(6000, task.true_sigma(env, 1.3), 1.3)
+    known = task.Known(6000.0, task.true_sigma(env, 1.3), 1.3)
     whole, tally = m.new_state(4), np.zeros(3)
     m.simulate(env, known, 3, 0, 6000, whole, tally)
     parts, tally_parts, t = m.new_state(4), np.zeros(3), 0
@@ -203,7 +203,7 @@ def test_regret_is_counted_from_means() -> None:
     for name in ("uniinf", "ucb1"):
         m = METHODS[name]
         state, tally = m.new_state(4), np.zeros(3)
-        m.simulate(env, task.Known(5000, 1.3, 1.3), 0, 0, 5000, state, tally)
+        m.simulate(env, task.Known(5000.0, 1.3, 1.3), 0, 0, 5000, state, tally)
         wrong = 5000 - tally[task.BEST_PULLS]
         assert 0 < wrong < 5000
         assert tally[task.REGRET] == pytest.approx(0.2 * wrong, rel=1e-9)

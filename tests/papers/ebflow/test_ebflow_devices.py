@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -24,6 +25,19 @@ CASES = [
 ]
 
 
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Few digits, points and proposals in the evaluation."""
+    for name, value in (("IMPUTED", 3), ("PROPOSALS", 200), ("DRAWS", 2)):
+        monkeypatch.setattr(evaluation, name, value)
+    for name, value in (("FRESH", 20), ("GRID", 4)):
+        monkeypatch.setattr(data, name, value)
+    digits = data.images("digits")
+    parts = {name: getattr(digits, name)[:20] for name in ("train", "valid", "test")}
+    monkeypatch.setattr(data, "images", lambda name: dataclasses.replace(digits, **parts))
+
+
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize(("method", "task"), CASES)
 def test_a_gpu_has_the_cpus_rows(method: str, task: str, tmp_path: Path) -> None:
     seeds = (0,) if task == "digits-cnn" else (0, 1)

@@ -230,12 +230,17 @@ def test_errors_say_what_to_do(tmp_path, root):
 
 def test_every_job_of_the_manifest_can_start():
     paper = manifest.load("dlsm")
-    for job in (job for scale in paper.scales for job in paper.scale(scale).jobs):
+    jobs = [job for scale in paper.scales for job in paper.scale(scale).jobs]
+    priors = {(job.scale, job.task, job.seeds) for job in jobs if job.method == "score"}
+    for job in jobs:
         kind = ScoreConfig if job.module == "train_score" else Config
         cfg = tyro.cli(kind, args=[word.replace("_", "-") for word in job.command[2:]])
         resolved = resolve(cfg)
         steps = "score_steps" if kind is ScoreConfig else "steps"
         assert getattr(resolved, steps) == (cfg.steps or getattr(make_task(job.task), steps))
+        if kind is Config:  # the score model that it reads is one of the same scale
+            seeds = cfg.seed if cfg.prior_seed is None else (cfg.prior_seed,)
+            assert (job.scale, job.task, seeds) in priors, job.name
 
 
 # ------------------------------------------------------------------ networks
@@ -297,9 +302,7 @@ def test_moons_from_training_to_rows(root):
 def test_digits_from_training_to_figure(root):
     evaluations = []
     for method in ("score", "base", "total"):
-        cfg = config(root, method, task="digits", cas_steps=40)
-        if method == "score":  # cas_steps is an evaluation's: the run is there already
-            cfg.cas_steps = 3
+        cfg = config(root, method, task="digits")
         run(cfg)
         evaluate(EvalConfig(run=cfg.out))
         evaluations.append(json.loads((cfg.out / "eval.json").read_text()))
@@ -438,7 +441,7 @@ def test_a_missing_inception_is_told_before_training(cifar, tmp_path, monkeypatc
 
 
 def test_cifar_score_model_resumes_with_its_dropout(cifar, tmp_path, monkeypatch):
-    whole, broken = (tiny(tmp_path, "score", steps=4) for _ in "ab")
+    whole, broken = (tiny(tmp_path, "score", steps=4, batch=1) for _ in "ab")
     broken = dataclasses.replace(broken, out=tmp_path / "broken")
     run(whole)
     monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "2")

@@ -1,5 +1,6 @@
 """Claims that can fail, every scale on stand-ins, an added method, a star that is loaded."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -143,11 +144,18 @@ def test_every_stage_of_every_scale_on_stand_ins(
         rewards = np.random.default_rng(0).uniform(0.01, 1.0, 11**5)
         np.save(tmp_path / "data" / "qm9" / "qm9str.npy", rewards)
 
+    for name in ("grid-s", "ablation"):  # their exact L1 goes through all states
+        monkeypatch.setitem(GRIDS, name, replace(GRIDS[name], height=11))
+
     def tiny(job):
+        again = job.task in ("grid-l3", "grid-l4", "grid-m", "grid-s", "ablation")
+        if scale == "paper" and again and job.method in ("db", "db-prb"):
+            return None  # they run on grid-l: to the code the other grids are numbers
         if job.task == "seh":
             return ["--steps", "2", "--batch", "2", "--replay", "2", "--eval-every", "1",
                     "--width", "8", "--max-blocks", "3", "--n-agents", "3"]  # fmt: skip
-        return ["--steps", "4", "--eval-every", "2", "--batch", "4", "--replay", "4"]
+        return ["--steps", "4", "--eval-every", "2", "--batch", "4", "--replay", "4",
+                "--n-agents", "4", "--episodes", "2"]  # fmt: skip
 
     # few steps: the horizons of the claims are those of the last evaluations
     for module in ("report", "claims"):  # report first: it takes the number over when imported

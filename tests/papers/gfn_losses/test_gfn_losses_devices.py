@@ -14,14 +14,15 @@ from papers.gfn_losses import train
 from tests import stand_ins
 from tests.fake_cuda import same_on_both
 
-GRID = {"ndim": 3, "height": 6, "steps": 4, "eval_every": 2, "batch": 4}
-BITS = {"n_bits": 8, "word_bits": 4, "n_modes": 4, "delta": 2.0, "steps": 4, "eval_every": 2}
+GRID = {"ndim": 3, "height": 4, "steps": 3, "eval_every": 2, "batch": 4}
+BITS = {"n_bits": 8, "word_bits": 4, "n_modes": 4, "delta": 2.0, "steps": 3, "eval_every": 2}
+MOLS = {"batch": 2, "steps": 2, "eval_every": 1, "width": 8, "max_blocks": 3}
 CASES: list[tuple[str, str, dict[str, Any]]] = [
     *(("linex1", f"grid-{objective}", GRID) for objective in ("stb", "fm", "db", "tb")),
     ("quadratic", "grid-db", {**GRID, "table_limit": 10}),
     *(("shifted-cosh", f"bits-{objective}", BITS) for objective in ("stb", "db", "tb")),
     ("linex05", "bits-tb", {**BITS, "net": "transformer"}),
-    ("linex05", "mols-stb", {"batch": 3, "steps": 4, "eval_every": 2, "width": 16}),
+    ("linex05", "mols-stb", MOLS),
 ]
 
 

@@ -424,7 +424,7 @@ def test_paper_configuration_on_bits(tmp_path: Path) -> None:
         lr_half_life=20_000,
         log_Z_half_life=50_000,
         weight_decay=1e-8,
-        sweep=(0.0, 0.9),
+        sweep=(0.0,),
         out=tmp_path / "r",
     )
     train(config)

@@ -16,11 +16,11 @@ from tests.papers import kit
 
 DEALS = 40
 TINY = [
-    *("--samples", "40", "--samples-per-round", "10", "--learning-steps", "5", "--batch", "8"),
-    *("--wide-samples", "10", "--iterations", "40", "--tolerance", "20", "--stacks", "5", "6"),
-    *("--eval-deals", "4", "--eval-security-deals", "2", "--eval-deep", "3"),
-    *("--eval-iterations", "60", "--eval-tolerance", "0", "--tuning-deals", "1"),
-    *("--tuning-iterations", "30", "--oracle-iterations", "30"),
+    *("--samples", "20", "--samples-per-round", "5", "--learning-steps", "3", "--batch", "8"),
+    *("--wide-samples", "5", "--iterations", "20", "--tolerance", "40", "--stacks", "5", "6"),
+    *("--eval-deals", "3", "--eval-security-deals", "2", "--eval-deep", "2"),
+    *("--eval-iterations", "20", "--eval-tolerance", "0", "--tuning-deals", "1"),
+    *("--tuning-iterations", "10", "--oracle-iterations", "10"),
 ]
 
 

@@ -83,7 +83,7 @@ def test_actor_converges_on_a_synthetic_reward() -> None:
     def g(s: torch.Tensor) -> torch.Tensor:
         return 0.8 * torch.tanh(s[:, :2])
 
-    for _ in range(1000):
+    for _ in range(700):
         s = torch.from_numpy(rng.standard_normal((128, 4))).float()
         with torch.no_grad():
             a = (learner.target(s) + 0.4 * torch.randn(128, 2)).clamp(-1, 1)

@@ -31,7 +31,7 @@ def folded(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize("method", ["rpe", "tb", "soft-dqn"])
 def test_a_gpu_has_the_cpus_rows(method: str, tmp_path: Path) -> None:
     cfg = train.Config(
-        **{"method": method, "task": "words", "seed": (0, 1), "steps": 6, "eval_every": 3},
+        **{"method": method, "task": "words", "seed": (0, 1), "steps": 3, "eval_every": 3},
         **{"batch": 4, "hidden": 16, "sizes": Sizes(words=30)},
     )
     same_on_both(train, evaluation, cfg, tmp_path)
@@ -40,7 +40,7 @@ def test_a_gpu_has_the_cpus_rows(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("method", LEARNERS)
 def test_a_gpu_has_the_cpus_rows_on_long_strings(method: str, tmp_path: Path) -> None:
     cfg = train.Config(
-        **{"method": method, "task": "rna2-l14", "steps": 4, "eval_every": 2, "batch": 4},
-        **{"hidden": 16, "reference": 200},
+        **{"method": method, "task": "rna2-l14", "steps": 3, "eval_every": 3, "batch": 4},
+        **{"hidden": 16, "reference": 50},
     )
     same_on_both(train, evaluation, cfg, tmp_path)

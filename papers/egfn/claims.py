@@ -104,7 +104,10 @@ def ahead_of_larger_batches(rows: Rows, method: str) -> Judgement:
 def population_finds(rows: Rows, method: str) -> Judgement:
     """e8: regions that all samples have found and the star's have not, mean over evaluations."""
     tables = [curve(rows, "grid-l", method, f"regions_{who}") for who in ("all", "star")]
-    ci = mean_ci((tables[0] - tables[1]).mean(axis=1).to_numpy(dtype=float))
+    missed = (tables[0] - tables[1]).mean(axis=1).to_numpy(dtype=float)
+    if len(missed) < 2:
+        raise NoResults(f"one seed of {method} on grid-l")
+    ci = mean_ci(missed)
     return by_interval(ci, 1.0, ours=f"{ci} of 32 regions")
 
 

@@ -61,3 +61,22 @@ def test_committed_verdicts_and_tables_are_what_the_judges_say(slug, scale):
         shown = report.report(showing.tables(rows), {})
     assert json.loads(json.dumps(judged)) == results["claims"]
     assert json.loads(json.dumps(shown["tables"])) == results["tables"]
+
+
+@pytest.mark.parametrize("slug", manifest.slugs())
+def test_rows_of_one_seed_are_judged_and_shown(slug):
+    """``SEEDS=1``: too few for an interval, and no error."""
+    first: dict[tuple[str, str], int] = {}
+    few = []
+    for row in tables.committed(slug)["default"]["rows"]:
+        cell = row["task"], row["method"]
+        if row["seed"] < 0 or row["seed"] == first.setdefault(cell, row["seed"]):  # -1: of no seed
+            few.append(row)
+    rows = Rows(few)
+    plan = claims.plan_of(ROOT / "papers" / slug / "paper.toml")
+    with imported_anew(slug):
+        judging = importlib.import_module(f"papers.{slug}.claims")
+        showing = importlib.import_module(f"papers.{slug}.report")
+        judged = claims.judge_all(judging.CLAIMS, judging.METHODS, rows, "default", plan)
+        assert all(claim["verdict"] for claim in judged) and len(judged) == len(judging.CLAIMS)
+        assert report.report(showing.tables(rows), {})["tables"]

@@ -111,7 +111,7 @@ lint:
 
 unit:
 	$(SETUP) --all
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n 2
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n 2 --dist worksteal
 
 test:
 	$(SETUP) --all

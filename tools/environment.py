@@ -245,7 +245,6 @@ class Environment:
         if installer == "uv":
             command = ["uv", "pip", "install", "--python", str(self.python)]
         else:
-            # as uv: Python compiles what is used when it is, not a gigabyte of packages beforehand
             command = [str(self.python), "-m", "pip", "install", "--no-input", "--no-compile"]
             command += ["--disable-pip-version-check", "--progress-bar", "off"]
         command += ["--constraint", str(self._constraints), *requirements]
@@ -258,11 +257,20 @@ class Environment:
             if "no space left" not in str(error):  # else files may have been cut short
                 self._unfinished.unlink()
             raise error
+        self._compile()
         (self._site() / LINK).write_text(f"{self.root}\n", "utf-8")
         for name in extras:
             (self.stamps / name).write_text(self._stamp(name))
         self._unfinished.unlink()
         print(f"installed {', '.join(names)} in {time.monotonic() - started:.0f} s", flush=True)
+
+    def _compile(self) -> None:
+        """Compile what was installed on all cores: pip takes one, uv leaves it to the first use.
+
+        Some packages hold files for other Pythons, so its exit status says nothing.
+        """
+        command = [str(self.python), "-m", "compileall", "-q", "-j", "0", str(self._site())]
+        subprocess.run(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
     def _watch(self, command: Sequence[str]) -> tuple[int, str]:
         """Run the installer with its output in the log; show what it is at."""

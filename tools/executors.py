@@ -291,8 +291,8 @@ def job_environment(threads: int) -> dict[str, str]:
 class Nurseries:
     """Processes to fork jobs from, one for each number of threads (libraries read it early)."""
 
-    def __init__(self, modules: Sequence[str]) -> None:
-        self.modules = modules  # that jobs run
+    def __init__(self, modules: Sequence[str], packages: Sequence[str] = ()) -> None:
+        self.modules, self.packages = modules, packages  # that jobs run; that they need
         self._by_threads: dict[int, nursery.Nursery] = {}
 
     def start(
@@ -302,7 +302,8 @@ class Nurseries:
         if command[0] != "-m":
             return None
         if threads not in self._by_threads:
-            begun = nursery.Nursery(self.modules, job_environment(threads), ROOT)
+            environment_there = job_environment(threads)
+            begun = nursery.Nursery(self.modules, environment_there, ROOT, self.packages)
             self._by_threads[threads] = begun
         chosen = self._by_threads[threads]
         if not chosen.alive:
@@ -347,11 +348,17 @@ def why(status: int, said: str, folder: Path) -> str:
 class Local:
     """A pool of processes that shares the cores out: jobs times threads never exceeds them."""
 
-    def __init__(self, root: Path, cores: int | None = None, modules: Sequence[str] = ()) -> None:
-        """Run directories lie below ``root``; ``modules`` are those that jobs run."""
+    def __init__(
+        self,
+        root: Path,
+        cores: int | None = None,
+        modules: Sequence[str] = (),
+        packages: Sequence[str] = (),
+    ) -> None:
+        """Run directories lie below ``root``; jobs run ``modules`` and need ``packages``."""
         self.root = root
         self.cores = cores or available_cores()
-        self._nurseries = Nurseries(modules)
+        self._nurseries = Nurseries(modules, packages)
 
     def close(self) -> None:
         """End what jobs are forked from."""

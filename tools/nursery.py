@@ -2,8 +2,9 @@
 
 ``import torch`` with its compiler takes two seconds of a core, many a job of a smoke run less. A
 job that is forked has them already and is otherwise the process that ``python -m module`` would be.
-The server part runs as ``python -m tools.nursery MODULE …``, with the modules that will be run. It
-reads what they import and imports of that the heavy packages alone: neither ``common`` nor
+The server part runs as ``python -m tools.nursery MODULE … -- PACKAGE …``, with the modules that
+will be run and the packages that their manifest lists. It reads what they import, within functions
+only of those packages, and imports of that what is heavy alone: neither ``common`` nor
 ``papers``, so that what a job records of the code it has used is the same either way, and no
 package that may set anything when it is imported.
 """
@@ -34,6 +35,7 @@ BEFOREHAND = {
     "pandas": ("pandas",),
     "safetensors.numpy": ("safetensors.numpy",),
     "scipy.stats": ("scipy.stats",),
+    "sklearn.datasets": ("sklearn.datasets",),
     "torch": ("torch", "torch._dynamo"),
     "tyro": ("tyro",),
 }
@@ -48,10 +50,16 @@ LOST = 254  # status of a job whose nursery is gone
 class Nursery:
     """Starts jobs by forking. Usable only where :func:`possible` says so."""
 
-    def __init__(self, modules: Sequence[str], environment: Mapping[str, str], cwd: Path) -> None:
-        """A nursery for ``python -m`` of these modules."""
+    def __init__(
+        self,
+        modules: Sequence[str],
+        environment: Mapping[str, str],
+        cwd: Path,
+        packages: Sequence[str] = (),
+    ) -> None:
+        """A nursery for ``python -m`` of these modules, which need these packages."""
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "tools.nursery", *modules],
+            [sys.executable, "-m", "tools.nursery", *modules, "--", *packages],
             cwd=cwd,
             env={**environment, "PAPERS_NURSERY_PARENT": str(os.getpid())},
             stdin=subprocess.PIPE,
@@ -168,12 +176,13 @@ def possible(device: str) -> bool:
 # -- the server -------------------------------------------------------------------------------
 
 
-def imported_by(modules: Iterable[str], root: Path) -> set[str]:
+def imported_by(modules: Iterable[str], root: Path, packages: Sequence[str] = ()) -> set[str]:
     """What these modules import at their top level, by way of this repository's own modules too.
 
     Args:
         modules: names; those that have no file below ``root`` are left out.
         root: the folder that holds them.
+        packages: of these, imports within functions count, too.
 
     Returns:
         Names of modules, and of what may be one: ``a`` and ``a.b`` for ``from a import b``.
@@ -189,14 +198,16 @@ def imported_by(modules: Iterable[str], root: Path) -> set[str]:
             continue
         read.add(name)
         with contextlib.suppress(OSError, SyntaxError, ValueError):  # it will say so itself
-            named = set(_imports(ast.parse(path.read_bytes())))
+            tree = ast.parse(path.read_bytes())
+            named = set(_imports(tree.body))
             found |= named
+            found |= {n for n in _imports(ast.walk(tree)) if n.split(".")[0] in packages}
             waiting += [each for each in named if each.split(".")[0] in OWN]
     return found
 
 
-def _imports(tree: ast.Module) -> Iterator[str]:
-    for node in tree.body:
+def _imports(nodes: Iterable[ast.AST]) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -204,13 +215,13 @@ def _imports(tree: ast.Module) -> Iterator[str]:
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def prepare(modules: Sequence[str]) -> bool:
+def prepare(modules: Sequence[str], packages: Sequence[str] = ()) -> bool:
     """Import what can be imported; a job that needs what is broken will say so itself.
 
     Returns:
         Whether this process can be forked: it has no thread besides this one.
     """
-    found = imported_by(modules, Path.cwd())
+    found = imported_by(modules, Path.cwd(), packages)
     for name in [each for key, names in BEFOREHAND.items() if key in found for each in names]:
         with contextlib.suppress(Exception):
             importlib.import_module(name)
@@ -278,13 +289,14 @@ def become(request: Mapping[str, Any]) -> None:
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 
 
-def main(modules: Sequence[str]) -> None:
+def main(arguments: Sequence[str]) -> None:
     """Prepare, then serve for ever; in a child, do its work and return."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the runner and the jobs
     die_with(int(os.environ.pop("PAPERS_NURSERY_PARENT")))
     out = os.dup(1)
     os.dup2(2, 1)  # whatever packages print when they are imported
-    if not prepare(modules):
+    end = arguments.index("--")
+    if not prepare(arguments[:end], arguments[end + 1 :]):
         os._exit(1)
     become(serve(out))
 

@@ -161,7 +161,7 @@ def make_executor(options: Options, root: Path, scale: Scale) -> executors.Execu
     if options.executor == "ray":
         return executors.RayCluster(root, options.cores)
     modules = {f"papers.{job.paper}.{name}" for job in scale.jobs for name in (job.module, "eval")}
-    return executors.Local(root, options.cores, sorted(modules))
+    return executors.Local(root, options.cores, sorted(modules), scale.needs.imports)
 
 
 # -- the jobs ---------------------------------------------------------------------------------

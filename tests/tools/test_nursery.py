@@ -134,7 +134,7 @@ def test_a_process_with_threads_is_not_forked(place):
 def test_what_modules_import_is_read_not_run(tmp_path):
     (tmp_path / "common").mkdir()
     for name, text in {
-        "jobs": "import numpy as np, json\nfrom common import one\ndef f():\n    import pandas\n",
+        "jobs": "import numpy as np, json\nfrom common import one\ndef f():\n    import pandas, torch.nn\n",
         "common/__init__": "import tyro\n",
         "common/one": "from scipy import stats\nfrom common.two import T\nraise SystemExit\n",
         "common/two": "import common.one, elsewhere.part\nif 1:\n    import torch\n",
@@ -147,6 +147,8 @@ def test_what_modules_import_is_read_not_run(tmp_path):
         *("numpy", "json", "common", "common.one", "scipy", "scipy.stats", "common.two"),
         *("common.two.T", "elsewhere.part", "tyro"),
     }
+    more = nursery.imported_by(["jobs"], tmp_path, ["torch", "tyro"])
+    assert more == found | {"torch", "torch.nn"}
 
 
 @pytest.mark.parametrize("forked", [True, False])

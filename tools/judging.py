@@ -80,11 +80,7 @@ def side_by_side(commands: Sequence[Sequence[str]], logs: Sequence[Path]) -> lis
         commands: arguments of the interpreter.
         logs: for each a file that gets what it prints.
     """
-    environment = {
-        **executors.job_environment(threads=1),
-        "MPLBACKEND": "Agg",
-        "JE_ARROW_MALLOC_CONF": "background_thread:false",  # a process with threads is not forked
-    }
+    environment = {**executors.job_environment(threads=1), "MPLBACKEND": "Agg"}
     if nursery.possible("cpu"):
         made = nursery.Nursery([command[1] for command in commands], environment, ROOT)
         environment_there = {**environment, PARENT_VARIABLE: str(made.pid)}

@@ -40,6 +40,8 @@ BEFOREHAND = {
     "tyro": ("tyro",),
 }
 OWN = ("common", "papers")  # packages whose imports are read
+# Of pyarrow, which pandas imports: a process with threads is not forked.
+QUIET = {"JE_ARROW_MALLOC_CONF": "background_thread:false"}
 POLL = 0.02  # seconds between two looks at what has ended
 LOST = 254  # status of a job whose nursery is gone
 
@@ -61,7 +63,7 @@ class Nursery:
         self._server = subprocess.Popen(
             [sys.executable, "-m", "tools.nursery", *modules, "--", *packages],
             cwd=cwd,
-            env={**environment, "PAPERS_NURSERY_PARENT": str(os.getpid())},
+            env={**environment, **QUIET, "PAPERS_NURSERY_PARENT": str(os.getpid())},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -11,6 +11,7 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -85,10 +86,8 @@ def main(options: Options) -> None:
 
 def one(options: Options, paper: Manifest, until: float | None) -> dict[str, Any]:
     """Run a scale of a paper, show what came out and commit it if asked to; returns the results."""
-    results, root = run(options, paper, until)
+    results, root, example = run(options, paper, until)
     if results["scale"] == "smoke":
-        usual = options.seeds is None and not options.seed_offset  # whose folders READMEs name
-        example = usual and snippets.check(paper.slug, root.parents[1])
         show_smoke(results, root, example)
     else:
         show(results, root)
@@ -99,11 +98,11 @@ def one(options: Options, paper: Manifest, until: float | None) -> dict[str, Any
 
 def run(
     options: Options, paper: Manifest, until: float | None = None
-) -> tuple[dict[str, Any], Path]:
+) -> tuple[dict[str, Any], Path, bool]:
     """Run a scale of a paper and judge its claims.
 
     Returns:
-        The results, and the folder that holds them.
+        The results, the folder that holds them, and whether the README's example was run on them.
 
     Raises:
         OutOfTime: at ``until`` (``time.monotonic()``).
@@ -140,9 +139,17 @@ def run(
             | provenance.after(paper.slug, begun, root, wall, work, least, resumed),
             **collected,
         }
-        results.update(judging.judge(paper.slug, scale.name, root / "judged", results))
+        with ThreadPoolExecutor(1) as beside:  # both are imports for the most part
+            example = beside.submit(run_example, options, paper, root)
+            results.update(judging.judge(paper.slug, scale.name, root / "judged", results))
         files.write_json(root / "results.json", results)
-    return results, root
+    return results, root, example.result()
+
+
+def run_example(options: Options, paper: Manifest, root: Path) -> bool:
+    """Run the README's example on the smoke run that it names; whether there is one."""
+    named = options.scale == "smoke" and options.seeds is None and not options.seed_offset
+    return named and snippets.check(paper.slug, root.parents[1])
 
 
 # -- before -----------------------------------------------------------------------------------

@@ -1,4 +1,7 @@
-"""The example under "Use it" of a paper's README, run as a reader would run it."""
+"""The example under "Use it" of a paper's README, run as a reader would run it.
+
+It is about trained things: it finds the run directories of a smoke run, and no results beside them.
+"""
 
 from __future__ import annotations
 

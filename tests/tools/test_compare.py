@@ -284,7 +284,7 @@ def test_the_example_runs_and_fails_as_it_should(tmp_path):
 def test_an_example_that_fails_fails_the_smoke(own_repository, tmp_path):
     readme = own_repository.root / "papers" / "toy" / "README.md"
     arguments = ("toy", "--scale", "smoke", "--runs", str(tmp_path / "runs"))
-    block = "\n## Use it\n```python\nopen('runs/toy/smoke/results.json').close(){}\n```\n"
+    block = "\n## Use it\n```python\nimport os; os.listdir('runs/toy/smoke/train'){}\n```\n"
     text = readme.read_text().replace("## Use it", "## Used")
     readme.write_text(text + block.format(""))
     done = own_repository.tool("reproduce", *arguments, check=True)

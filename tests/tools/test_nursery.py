@@ -131,10 +131,20 @@ def test_a_process_with_threads_is_not_forked(place):
     assert done.stdout.split() == ["True", "False"], done.stderr
 
 
+def test_no_package_that_is_imported_beforehand_begins_a_thread(place):
+    lines = [f"import {name}" for name in nursery.BEFOREHAND]
+    (place / "all.py").write_text("\n".join(lines))
+    code = "from tools import nursery; print(nursery.prepare(['all']))"
+    environment = {**executors.job_environment(1), **nursery.QUIET}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=place, env=environment, capture_output=True, text=True)
+    assert done.stdout.split() == ["True"], done.stderr
+
+
 def test_what_modules_import_is_read_not_run(tmp_path):
     (tmp_path / "common").mkdir()
     for name, text in {
-        "jobs": "import numpy as np, json\nfrom common import one\ndef f():\n    import pandas, torch.nn\n",
+        "jobs": "import numpy as np, json\nfrom common import one\ndef f():\n    import torch.nn\n",
         "common/__init__": "import tyro\n",
         "common/one": "from scipy import stats\nfrom common.two import T\nraise SystemExit\n",
         "common/two": "import common.one, elsewhere.part\nif 1:\n    import torch\n",

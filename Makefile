@@ -32,6 +32,8 @@ export PYTHONUTF8 = 1
 
 override SETUP = @sh tools/boot.sh
 override PY = "$$VENV/bin/python"
+# Tests start a thousand processes that import the same modules: what is compiled is kept for them.
+override KEEPING = PYTHONDONTWRITEBYTECODE=
 override REPRODUCE = $(PY) -m tools.reproduce "$$PAPER" $${SEEDS:+--seeds "$$SEEDS"} \
 	$${SEED_OFFSET:+--seed-offset "$$SEED_OFFSET"} $${HOURS:+--hours "$$HOURS"} \
 	$${ANYWAY:+--anyway} --executor "$$EXECUTOR" --device "$$DEVICE"
@@ -111,7 +113,7 @@ lint:
 
 unit:
 	$(SETUP) --all
-	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(PY) -m pytest -n 2 --dist worksteal
+	OMP_NUM_THREADS=$${OMP_NUM_THREADS:-1} $(KEEPING) $(PY) -m pytest -n 2 --dist worksteal
 
 test:
 	$(SETUP) --all
@@ -122,7 +124,7 @@ test:
 # All are tried, several at a time, each with its share of the cores; installing comes first.
 smoke-all:
 	$(SETUP) --all
-	@$(PY) -m tools.smoke_all --jobs "$$JOBS"
+	@$(KEEPING) $(PY) -m tools.smoke_all --jobs "$$JOBS"
 
 clean:
 	@sh tools/boot.sh --clean

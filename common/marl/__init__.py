@@ -1,0 +1,1 @@
+"""What papers on cooperative multi-agent RL share: environments, episodes, agents, mixers."""

@@ -355,7 +355,8 @@ def wanted(arguments: argparse.Namespace, papers: Path = manifest.PAPERS) -> lis
             )
         extras += of_papers(arguments, papers)
     if arguments.all:
-        extras += [manifest.load(slug, papers).extra for slug in manifest.slugs(papers)]
+        every = manifest.slugs(papers, drafts=True)
+        extras += [manifest.load(slug, papers).extra for slug in every]
         extras += TOOLS
     if arguments.executor is not None:
         choose("executor", arguments.executor, ["local", "ray"])

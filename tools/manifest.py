@@ -130,6 +130,7 @@ class Manifest:
     scales: dict[str, dict[str, Any]] = field(repr=False)
     bibtex: str = ""
     answer: Answer | None = None
+    draft: bool = False  # in the making, without results
 
     def scale(self, name: str, seeds: int | None = None, seed_offset: int = 0) -> Scale:
         """Lay out the jobs of a scale.
@@ -297,9 +298,21 @@ def span(minutes: float) -> str:
 # -- which papers there are -------------------------------------------------------------------
 
 
-def slugs(papers: Path = PAPERS) -> list[str]:
-    """The papers that are here, sorted."""
-    return sorted(path.parent.name for path in papers.glob("*/paper.toml"))
+def slugs(papers: Path = PAPERS, *, drafts: bool = False) -> list[str]:
+    """The papers that stand, sorted; with ``drafts`` those that say ``draft = true``, too.
+
+    A draft has no results yet: it can be installed, tested and run by its name, and no page or
+    table shows it.
+    """
+    found = [path for path in papers.glob("*/paper.toml") if drafts or not _is_draft(path)]
+    return sorted(path.parent.name for path in found)
+
+
+def _is_draft(path: Path) -> bool:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8")).get("draft") is True
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError):
+        return False  # whoever loads it says what is wrong
 
 
 def planned() -> dict[str, str]:
@@ -314,7 +327,7 @@ def choose_paper(slug: str, papers: Path = PAPERS) -> str:
     Raises:
         UserError: if it is planned only, or unknown (with the nearest names).
     """
-    here = slugs(papers)
+    here = slugs(papers, drafts=True)
     if slug not in here and slug in planned():
         raise UserError(f"{slug} is planned and not here yet; here are: {', '.join(here)}")
     return choose("paper", slug, here)
@@ -346,7 +359,7 @@ def load(slug: str, papers: Path = PAPERS) -> Manifest:
         raise UserError(f"{where} is damaged: {error}") from error
     except RecursionError:
         raise UserError(f"{where} is damaged: nested too deeply") from None
-    _check(where, table, _PAPER, required=set(_PAPER) - {"bibtex", "answer"})
+    _check(where, table, _PAPER, required=set(_PAPER) - {"bibtex", "answer", "draft"})
     if table["slug"] != slug:
         raise UserError(f"{where}: slug is '{table['slug']}', its folder is '{slug}'")
     for name, scale in table["scales"].items():
@@ -475,6 +488,7 @@ _PAPER = {
     "scales": _TABLE,
     "bibtex": _LINES,
     "answer": _TABLE,
+    "draft": _Kind("true or false", lambda value: isinstance(value, bool)),
 }
 _ANSWER = {
     "verdict": _Kind(f"one of {', '.join(ANSWERS)}", lambda v: v in ANSWERS),

@@ -259,6 +259,7 @@ class Acting:
     def __init__(
         self, agents: Any, n_envs: int, n_actions: int, *, last: bool = True, ids: bool = True
     ) -> None:
+        self.n_envs = n_envs
         self._agents, self._n_actions, self._last, self._ids = agents, n_actions, last, ids
         self._h = agents.initial(n_envs)
         self._device = self._h.device

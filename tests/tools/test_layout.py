@@ -231,7 +231,16 @@ def test_unfair_tuning_is_noticed(tuning, words):
 
 def test_every_folder_has_a_manifest():
     folders = [path for path in (ROOT / "papers").iterdir() if any(path.glob("*.py"))]
-    assert sorted(path.name for path in folders) == SLUGS
+    assert sorted(path.name for path in folders) == manifest.slugs(drafts=True)
+
+
+def test_a_draft_is_not_shown_and_can_be_run(tmp_path):
+    for slug, line in (("stands", ""), ("begun", "draft = true\n")):
+        (tmp_path / slug).mkdir()
+        (tmp_path / slug / "paper.toml").write_text(f'slug = "{slug}"\n{line}')
+    assert manifest.slugs(tmp_path) == ["stands"]
+    assert manifest.slugs(tmp_path, drafts=True) == ["begun", "stands"]
+    assert manifest.choose_paper("begun", tmp_path) == "begun"
 
 
 def test_planned_papers():

@@ -1,0 +1,34 @@
+"""The environments, and what tasks are called in the rows."""
+
+from __future__ import annotations
+
+from common.marl.environments import make_env
+from common.marl.protocol import BatchEnv
+from papers.mast.config import Config, Host
+
+HOSTS: dict[Host, str] = {
+    "qmix": "QMIX",
+    "vdn": "VDN",
+    "ow-qmix": "OW-QMIX",
+    "cw-qmix": "CW-QMIX",
+    "res": "RES-QMIX",
+}
+
+
+def make(task: str, n_envs: int) -> BatchEnv:
+    """The environment FAMILY:NAME of common.marl.environments, called FAMILY-NAME here.
+
+    Raises:
+        UserError: for an unknown one, with those that there are.
+    """
+    return make_env(task.replace("-", ":", 1), n_envs)
+
+
+def task_name(cfg: Config) -> str:
+    """E.g. ``smax-3m``, or ``smax-3m, RES-QMIX, shared, S = 0.9`` where it differs from that."""
+    own = Config()
+    parts = [cfg.task]
+    parts += [HOSTS[cfg.host]] * (cfg.host != own.host)
+    parts += ["shared"] * (cfg.share != own.share)
+    parts += [f"S = {cfg.sparsity:g}"] * (cfg.sparsity != own.sparsity)
+    return ", ".join(parts)

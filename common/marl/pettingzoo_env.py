@@ -162,7 +162,7 @@ class ParallelSingle:
     def _state(self, obs: Floats) -> Floats:
         try:
             state = self.env.state()
-        except (NotImplementedError, AttributeError):
+        except (RuntimeError, AttributeError):
             return obs.ravel()
         return np.array(state, np.float32).ravel()
 

@@ -294,8 +294,7 @@ def installed(package: str) -> Any:
     if not (folder / "Maps" / "SMAC_Maps").is_dir():
         raise UserError(f"there is no {folder / 'Maps' / 'SMAC_Maps'}: install {GAME}")
     with contextlib.suppress(ImportError):
-        from absl import flags
-
+        flags = importlib.import_module("absl.flags")  # comes with pysc2
         if not flags.FLAGS.is_parsed():  # pysc2 refuses to launch with flags that nobody parsed
             flags.FLAGS.mark_as_parsed()
     return module

@@ -68,6 +68,8 @@ def evaluate(cfg: EvalConfig) -> None:
         found.append({**labels, "metric": metric, "value": value, **more})
 
     add_curves(run, run_cfg, add)
+    [final] = (row for row in found if row["metric"] == "final_win_rate")
+    add("tuned", final["value"], lr=run_cfg.lr)
     add("env_steps", float(saved["env_steps"]))
     add("updates", float(saved["updates"]))
     add_costs(run_cfg, env, values, topology, before, add)

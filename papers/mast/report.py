@@ -15,6 +15,11 @@ CURVES = ("mast", "rigl", "ss", "rlx2", "tiny", "dense", "dense-lambda")  # more
 
 def tables(rows: Rows) -> list[Table]:
     """Main table: the map of the claims. Then one of every other task, and of the masks."""
+    rates = rows.of(metric="tuned")
+    if rates and len(rates.unique("lr")) > 1:
+        title = "Final win rate by learning rate (median over seeds)"
+        of = {"metric": "tuned"}
+        return [report.tuning(rates, METHODS, of, ["lr"], title=title, best="max")]
     made = []
     for task in rows.of(metric=FINAL).unique("task"):
         columns = [

@@ -31,4 +31,5 @@ def task_name(cfg: Config) -> str:
     parts += [HOSTS[cfg.host]] * (cfg.host != own.host)
     parts += ["shared"] * (cfg.share != own.share)
     parts += [f"S = {cfg.sparsity:g}"] * (cfg.sparsity != own.sparsity)
+    parts += [f"lr = {cfg.lr:g}"] * (cfg.lr != own.lr)
     return ", ".join(parts)

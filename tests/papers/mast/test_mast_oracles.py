@@ -291,7 +291,7 @@ def test_a_batch_of_two_buffers() -> None:
     made = [{"reward": np.zeros(1), "obs": np.full((2, 1), i)} for i in range(20)]
     buffer.add(made)
     drawn = buffer.draw(8, rng)
-    latest = [e for e in drawn[5:]]
+    latest = list(drawn[5:])
     assert len(drawn) == 7  # five of the past, and the two that there are of the latest
     assert {int(e["obs"][0, 0]) for e in latest} == {18, 19}
     buffer = method.DualBuffer(past=50, latest=10)

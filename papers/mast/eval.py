@@ -21,6 +21,7 @@ from papers.mast.learning import following_value
 from papers.mast.method import Topology, rows
 from papers.mast.methods import METHODS
 from papers.mast.networks import Values, copies, make_values
+from papers.mast.probe import TASKS, ProbeConfig
 from papers.mast.task import make, task_name
 from papers.mast.train import behaviour
 
@@ -34,6 +35,24 @@ class EvalConfig:
 
     run: Path  # run directory
     device: str = "cpu"  # cpu or cuda
+
+
+@dataclass
+class Settings:
+    """What the configurations of both kinds of run have."""
+
+    task: str
+
+
+def of_probe(run: Run, cfg: ProbeConfig) -> list[dict[str, Any]]:
+    """How far each fitted value network is off."""
+    labels = {"method": cfg.method, "task": cfg.task, "seed": cfg.seed}
+    return [
+        {**labels, "metric": metric, "value": entry[metric], **{k: entry[k] for k in by}}
+        for entry in run.final()["found"]
+        for by in [("density", "target")]
+        for metric in ("fit_bias", "fit_error")
+    ]
 
 
 def built(
@@ -51,6 +70,9 @@ def built(
 def evaluate(cfg: EvalConfig) -> None:
     """Write eval.json of a run."""
     run = Run.load(cfg.run)
+    if run.config(Settings).task in TASKS:
+        run.write_eval(of_probe(run, run.config(ProbeConfig)), [])
+        return
     run_cfg = run.config(Config)
     device = setup(cfg.device, 0)
     env = make(run_cfg.task, run_cfg.envs)
@@ -82,13 +104,10 @@ def evaluate(cfg: EvalConfig) -> None:
 def add_curves(run: Run, cfg: Config, add: Any) -> None:
     """Win rate and return against environment steps, with their summaries.
 
-    Evaluation k is due at k steps / evaluations and made after the round that reaches it; a round
-    that reaches two makes one.
+    Evaluation k is due at k steps / evaluations, and made after the round that reaches it.
     """
-    made = [line for line in run.metrics() if "win_rate" in line]
-    due = range(1, cfg.evaluations + 1)
-    lines = [next(line for line in made if line["evaluation"] >= k) for k in due]
-    steps = [k * cfg.steps / cfg.evaluations for k in due]
+    lines = [line for line in run.metrics() if "win_rate" in line]
+    steps = [line["evaluation"] * cfg.steps / cfg.evaluations for line in lines]
     for metric in ("win_rate", "return"):
         curve = [float(line[metric]) for line in lines]
         add(metric, curve, step=steps)

@@ -39,6 +39,19 @@ def tables(rows: Rows) -> list[Table]:
         made.append(
             grid(rows.of(task=task), title, methods, columns, corner="method", main=task == MAP)
         )
+    fits = rows.of(metric="fit_error")
+    if fits:
+        of = [(f"density {d:g}", {"density": d}) for d in sorted(fits.unique("density"))[::-1]]
+        columns = [
+            Column(f"{target}: {head}", {"metric": metric, "target": target}, best)
+            for target in ("one-step", "lambda", "returns")
+            for head, metric, best in (("error", "fit_error", "min"), ("bias", "fit_bias", ""))
+        ]
+        title = (
+            "V(s) of a fixed policy fitted on 512 episodes by its targets, and V − return on 512 "
+            "others (root mean square, mean)"
+        )
+        made.append(grid(rows, title, of, columns, corner="network"))
     columns = [
         Column("connections shared with another agent", {"metric": "overlap"}),
         Column("by chance", {"metric": "overlap_of_chance"}),

@@ -73,49 +73,43 @@ def train(cfg: Config) -> None:
         buffer=DualBuffer(cfg.buffer, cfg.latest, share),
         generator=np.random.default_rng(cfg.seed),
         env_steps=0,
+        rounds=0,
         updates=0,
-        evaluations=0,
     )
     buffer, rng = kept.buffer, kept.generator
-    rounds = cfg.steps  # more than enough: a round ends the run once the steps are made
-    for step in run.steps(rounds, drop=("buffer",)):
-        # 1. one episode in every environment
-        epsilon = linear(1.0, cfg.epsilon, cfg.anneal, kept.env_steps)
-        act = behaviour(values[0], env, epsilon, rng)
-        episodes = collect(env, act, cfg.seed * 1_000_000 + step)
-        buffer.add(episodes)
-        kept.env_steps += int(outcomes(episodes).lengths.sum())
+    for part in run.steps(cfg.evaluations, drop=("buffer",)):
+        while kept.env_steps * cfg.evaluations < (part + 1) * cfg.steps:
+            # 1. one episode in every environment
+            epsilon = linear(1.0, cfg.epsilon, cfg.anneal, kept.env_steps)
+            act = behaviour(values[0], env, epsilon, rng)
+            episodes = collect(env, act, cfg.seed * 1_000_000 + kept.rounds)
+            buffer.add(episodes)
+            kept.rounds += 1
+            kept.env_steps += int(outcomes(episodes).lengths.sum())
 
-        # 2. gradient updates, of weights or of the topology
-        for _ in range(cfg.updates if len(buffer) >= cfg.batch else 0):
-            kept.updates += 1
-            metrics = update(
-                *(method, cfg, values, targets, topology, optimizer),
-                batch_of(buffer.draw(cfg.batch, rng), device),
-                step=kept.env_steps,
-                number=kept.updates,
-            )
-            if method.dynamic and kept.updates % cfg.rewire_every == 0:
-                metrics["distance"] = forget(values[0], buffer.past)
-            if kept.updates % LOG_EVERY == 0:
-                run.log(kept.env_steps, updates=kept.updates, **metrics)
+            # 2. gradient updates, of weights or of the topology
+            for _ in range(cfg.updates if len(buffer) >= cfg.batch else 0):
+                kept.updates += 1
+                metrics = update(
+                    *(method, cfg, values, targets, topology, optimizer),
+                    batch_of(buffer.draw(cfg.batch, rng), device),
+                    step=kept.env_steps,
+                    number=kept.updates,
+                )
+                if method.dynamic and kept.updates % cfg.rewire_every == 0:
+                    metrics["distance"] = forget(values[0], buffer.past)
+                if kept.updates % LOG_EVERY == 0:
+                    run.log(kept.env_steps, updates=kept.updates, **metrics)
 
-        # 3. target networks
-        if (step + 1) * cfg.envs // cfg.copy_every > step * cfg.envs // cfg.copy_every:
-            copy_into(targets, values)
+            # 3. target networks
+            played = kept.rounds * cfg.envs
+            if played // cfg.copy_every > (played - cfg.envs) // cfg.copy_every:
+                copy_into(targets, values)
 
-        # 4. greedy episodes, so many times in all
-        if kept.env_steps * cfg.evaluations >= (kept.evaluations + 1) * cfg.steps:
-            kept.evaluations = kept.env_steps * cfg.evaluations // cfg.steps
-            run.log(
-                kept.env_steps,
-                evaluation=kept.evaluations,
-                connections=sum(map(sum, topology.counts())),
-                **evaluated(values[0], env, cfg),
-            )
-        if kept.env_steps >= cfg.steps:
-            run.finish(buffer=None)
-            break
+        # 4. greedy episodes
+        found = evaluated(values[0], env, cfg)
+        connections = sum(map(sum, topology.counts()))
+        run.log(kept.env_steps, evaluation=part + 1, connections=connections, **found)
 
 
 if __name__ == "__main__":

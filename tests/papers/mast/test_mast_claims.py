@@ -109,6 +109,8 @@ def stand_ins(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tiny(job: Any) -> Sequence[str]:
+    if job.module == "probe":
+        return ["--episodes", "32", "--batch", "8", "--updates", "4", "--envs", "16"]
     flags = ["--steps", "48", "--envs", "4", "--batch", "4", "--evaluations", "3", "--hidden", "8"]
     return [*flags, "--episodes", "4", "--rewire-every", "3", "--sparsity", "0.5", "--updates", "2"]
 

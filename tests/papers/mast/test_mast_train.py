@@ -21,6 +21,8 @@ from papers.mast import train as training
 from papers.mast.config import Config
 from papers.mast.eval import EvalConfig, evaluate
 from papers.mast.networks import make_values
+from papers.mast.probe import ProbeConfig
+from papers.mast.probe import train as fit
 from papers.mast.train import behaviour, train
 from tests.fake_cuda import same_on_both
 
@@ -50,7 +52,7 @@ def flat(tree: Any) -> list[torch.Tensor]:
 def test_a_killed_run_ends_with_the_same_numbers(
     method: str, tmp_path: Path, whole_and_cut: Callable[..., Any]
 ) -> None:
-    whole, cut = whole_and_cut(train, config(tmp_path, method=method), 7)
+    whole, cut = whole_and_cut(train, config(tmp_path, method=method, evaluations=10), 7)
     mine, theirs = flat(whole), flat(cut)
     assert len(mine) == len(theirs) > 30
     assert all(torch.equal(x, y) for x, y in zip(mine, theirs, strict=True))
@@ -116,6 +118,17 @@ def test_the_dynamic_buffer_forgets_what_the_policy_would_not_play() -> None:
     assert baselines.forget(values, greedy) == 0.0 and len(greedy) == 32
     baselines.forget(values, random)
     assert len(random) == 8  # a fifth of the capacity stays
+
+
+def test_values_fit_better_by_returns_than_at_first(tmp_path: Path) -> None:
+    cfg = ProbeConfig(task="fit-two_step", out=tmp_path / "probe", episodes=64, densities=(0.5,))
+    fit(cfg)
+    rows = rows_of(cfg)  # type: ignore[arg-type]
+    assert set(rows.unique("target")) == {"one-step", "lambda", "returns"}
+    errors = rows.of(metric="fit_error", target="returns").values(1)
+    fit(ProbeConfig(**{**vars(cfg), "out": tmp_path / "none", "updates": 1}))
+    before = rows_of(ProbeConfig(**{**vars(cfg), "out": tmp_path / "none"}))  # type: ignore[arg-type]
+    assert errors[0] < 0.7 * before.of(metric="fit_error", target="returns").values(1)[0]
 
 
 def test_unknown_tasks_are_refused(tmp_path: Path) -> None:

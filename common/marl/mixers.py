@@ -14,21 +14,28 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 
-def _linear(n_in: int, n_out: int, generator: torch.Generator) -> nn.Linear:
+def _linear(n_in: int, n_out: int, generator: torch.Generator, *, bias: bool = True) -> nn.Linear:
     """``nn.Linear`` with PyTorch's default initialisation drawn from ``generator``."""
-    layer = nn.utils.skip_init(nn.Linear, n_in, n_out)
+    layer = nn.utils.skip_init(nn.Linear, n_in, n_out, bias=bias)
     bound = n_in**-0.5
     with torch.no_grad():
         layer.weight.uniform_(-bound, bound, generator=generator)
-        layer.bias.uniform_(-bound, bound, generator=generator)
+        if bias:
+            layer.bias.uniform_(-bound, bound, generator=generator)
     made: nn.Linear = layer
     return made
 
 
 def hypernetwork(
-    n_in: int, n_out: int, width: int | None, generator: torch.Generator, layers: int = 2
+    n_in: int,
+    n_out: int,
+    width: int | None,
+    generator: torch.Generator,
+    layers: int = 2,
+    *,
+    bias: bool = True,
 ) -> nn.Sequential:
-    """Linear-relu-...-Linear of ``layers`` layers; ``layers=1`` is one Linear.
+    """Linear-relu-...-Linear of ``layers`` layers, the last with a bias or without.
 
     Raises:
         ValueError: if hidden layers are asked for without a width.
@@ -38,7 +45,8 @@ def hypernetwork(
     sizes = [n_in, *[width or 0] * (layers - 1), n_out]
     parts: list[nn.Module] = []
     for i in range(layers):
-        parts += [nn.ReLU()] * (i > 0) + [_linear(sizes[i], sizes[i + 1], generator)]
+        last = bias or i < layers - 1
+        parts += [nn.ReLU()] * (i > 0) + [_linear(sizes[i], sizes[i + 1], generator, bias=last)]
     return nn.Sequential(*parts)
 
 
@@ -142,12 +150,13 @@ class QPlex(nn.Module):
         self.unit_dim, self.transform, self.heads = unit_dim or 0, transform, heads
         g = generator
 
-        def nets(n_in: int, n_out: int, width: int, depth: int) -> nn.ModuleList:
-            return nn.ModuleList(hypernetwork(n_in, n_out, width, g, depth) for _ in range(heads))
+        def nets(n_in: int, n_out: int, width: int, depth: int, bias: bool = True) -> nn.ModuleList:
+            made = (hypernetwork(n_in, n_out, width, g, depth, bias=bias) for _ in range(heads))
+            return nn.ModuleList(made)
 
         if transform == "attention":
-            self.query = nets(state_dim, embed, hypernet, 2)
-            self.key = nn.ModuleList(_linear(self.unit_dim, embed, g) for _ in range(heads))
+            self.query = nets(state_dim, embed, hypernet, 2, bias=False)
+            self.key = nets(self.unit_dim, embed, hypernet, 1, bias=False)
         else:
             self.w = hypernetwork(state_dim, n_agents, hypernet, g)
         self.v = hypernetwork(state_dim, 1, embed, g)

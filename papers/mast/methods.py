@@ -40,6 +40,8 @@ MAST = {"growth": "gradient", "target": "hybrid", "operator": "sm", "dual": True
 
 METHODS = Methods(
     Sparse("mast", "MAST", "method", **MAST),  # type: ignore[arg-type]
+    Sparse("dense", "dense", "reference", size="dense"),
+    Sparse("dense-lambda", "dense, TD(λ)", "reference", size="dense", target="lambda"),
     Sparse("mast-td", "MAST, one-step", "ablation", **{**MAST, "target": "one-step"}),  # type: ignore[arg-type]
     Sparse("mast-sm", "MAST, double Q", "ablation", **{**MAST, "operator": "double"}),  # type: ignore[arg-type]
     Sparse("mast-dual", "MAST, one buffer", "ablation", **{**MAST, "dual": False}),  # type: ignore[arg-type]
@@ -48,8 +50,6 @@ METHODS = Methods(
     Sparse("ss", "static sparse", "baseline"),
     Sparse("rlx2", "RLx2", "baseline", growth="gradient", target="n-step", dynamic=True),
     Sparse("tiny", "tiny dense", "baseline", size="tiny"),
-    Sparse("dense", "dense", "reference", size="dense"),
-    Sparse("dense-lambda", "dense, TD(λ)", "reference", size="dense", target="lambda"),
     Sparse("dense-dual", "dense, two buffers", "reference", size="dense", dual=True),
     Sparse("ss-lambda", "static sparse, TD(λ)", "baseline", target="lambda"),
     Sparse("rigl-lambda", "RigL, TD(λ)", "baseline", growth="gradient", target="lambda"),

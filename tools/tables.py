@@ -43,7 +43,7 @@ def verdicts(results: dict[str, Any]) -> str:
 
 
 def render_overview(papers: Path = PAPERS) -> str:
-    """The generated block of the top-level README: the papers here, then those planned."""
+    """The generated block of the top-level README: the papers here, drafts, then those planned."""
     rows: list[list[Any]] = []
     here = manifest.slugs(papers)
     for slug in here:
@@ -63,7 +63,10 @@ def render_overview(papers: Path = PAPERS) -> str:
             ]
         )
     lines = [_links(markdown(["paper", "title", "does it hold?", "claims", "wall time"], rows))]
-    missing = [f"{slug} ({title})" for slug, title in planned() if slug not in here]
+    begun = [slug for slug in manifest.slugs(papers, drafts=True) if slug not in here]
+    if begun:
+        lines.append(f"In the making, tested and without results: {', '.join(begun)}.")
+    missing = [f"{slug} ({title})" for slug, title in planned() if slug not in (*here, *begun)]
     if missing:
         lines.append(f"Planned and not here yet: {'; '.join(missing)}.")
     return "\n\n".join(lines)

@@ -14,7 +14,7 @@ from papers.kaleidoscope.claims import HUNT, PROBE, RACES, UNITS
 from papers.kaleidoscope.methods import METHODS
 from papers.kaleidoscope.task import TASKS
 
-HUNTS = (HUNT, "distinct-fleeing", "mpe")
+HUNTS = (HUNT, "distinct-long", "distinct-fleeing", "mpe")
 SCRIPTS = [m for m in METHODS if METHODS[m].sharing == "script"]
 RIVALS = ["kaleidoscope", "no-diversity", "fups", "fups-id", "nops"]  # of the main figure
 LEFT_OUT = ("kaleidoscope-hard", "seps", "nearest")  # of the main table of 12 lines

@@ -55,6 +55,7 @@ BATTLE: dict[str, Any] = {
 FLEEING = {"preys": "fleeing"}
 TASKS: dict[str, Task] = {
     "distinct": Task("mpe:facmac_distinct", preys=True),
+    "distinct-long": Task("mpe:facmac_distinct", steps=720_000, preys=True),
     "distinct-fleeing": Task("mpe:facmac_distinct", FLEEING, preys=True),
     "mpe": Task("mpe:facmac_mpe", preys=True),
     "spread": Task("mpe:spread"),

@@ -4,6 +4,7 @@ import ast
 import importlib.metadata
 import re
 import sys
+import sysconfig
 import tomllib
 from pathlib import Path
 
@@ -120,7 +121,11 @@ def test_the_lock_leaves_room_for_smacv2():
 @pytest.mark.skipif(Path(sys.prefix) != ROOT / ".venv", reason="not the environment of make")
 def test_what_is_installed_is_what_is_locked():
     lock = locked()
-    for distribution in importlib.metadata.distributions():
+    # not all of sys.path: whoever imports setuptools has what that brings for itself there, too
+    places = sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib")})
+    found = list(importlib.metadata.distributions(path=places))
+    assert len(found) > 50
+    for distribution in found:
         name = canonicalize_name(distribution.metadata["Name"])
         version = Version(distribution.version).public
         if name not in ("pip", "setuptools") and version != lock.get(name):

@@ -88,6 +88,15 @@ def check_judges(slug: str, cases: Mapping[str, tuple[Rows | Sequence[Rows], Row
             assert verdict == INCONCLUSIVE, f"{claim.id}: {verdict}, not inconclusive"
 
 
+def tensors(tree: Any) -> list[Any]:
+    """All tensors of a checkpoint's tree, in order."""
+    if isinstance(tree, dict):
+        return [x for part in tree.values() for x in tensors(part)]
+    if isinstance(tree, (list, tuple)):
+        return [x for part in tree for x in tensors(part)]
+    return [tree] if hasattr(tree, "requires_grad") else []
+
+
 def judged(slug: str, rows: Rows, scale: str = "default") -> dict[str, dict[str, Any]]:
     """All claims of a paper judged on ``rows``, by id."""
     module = importlib.import_module(f"papers.{slug}.claims")

@@ -21,6 +21,7 @@ from papers.commformer.config import Config
 from papers.commformer.eval import EvalConfig, evaluate
 from papers.commformer.train import train
 from tests.fake_cuda import same_on_both
+from tests.papers import kit
 
 torch.set_num_threads(1)
 
@@ -36,20 +37,12 @@ def rows_of(cfg: Config) -> Rows:
     return Rows(json.loads((cfg.out / "eval.json").read_text(encoding="utf-8"))["rows"])
 
 
-def flat(tree: Any) -> list[torch.Tensor]:
-    if isinstance(tree, dict):
-        return [x for part in tree.values() for x in flat(part)]
-    if isinstance(tree, (list, tuple)):
-        return [x for part in tree for x in flat(part)]
-    return [tree] if isinstance(tree, torch.Tensor) else []
-
-
 @pytest.mark.parametrize("method", ["commformer-gate", "none"])
 def test_a_killed_run_ends_with_the_same_numbers(
     method: str, tmp_path: Path, whole_and_cut: Callable[..., Any]
 ) -> None:
     whole, cut = whole_and_cut(train, config(tmp_path, method=method), 2)
-    mine, theirs = flat(whole), flat(cut)
+    mine, theirs = kit.tensors(whole), kit.tensors(cut)
     assert len(mine) == len(theirs) > 50
     assert all(torch.equal(x, y) for x, y in zip(mine, theirs, strict=True))
 

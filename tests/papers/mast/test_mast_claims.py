@@ -115,7 +115,7 @@ def tiny(job: Any) -> Sequence[str]:
     return [*flags, "--episodes", "4", "--rewire-every", "3", "--sparsity", "0.5", "--updates", "2"]
 
 
-@pytest.mark.parametrize("scale", ["default", "study", "tuning", "paper"])
+@pytest.mark.parametrize("scale", ["default", "study", "hosts", "tuning", "paper"])
 def test_every_stage_of_every_scale_on_stand_ins(scale: str, tmp_path, stand_ins) -> None:
     found = kit.run_scale("mast", scale, tmp_path, tiny, seeds=1 if scale == "paper" else 2)
     assert Rows(found["rows"]).unique("metric")

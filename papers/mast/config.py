@@ -21,6 +21,7 @@ class Config:
     host: Host = "qmix"  # algorithm that is made sparse
     sparsity: float = 0.95  # S, of agents and of the mixer (paper: .85 to .95 by map)
     share: bool = False  # one network for all agents (paper: one for each)
+    pool: bool = False  # rank a layer's connections over all agents, not agent by agent
     steps: int = 120_000  # environment steps
     envs: int = 16  # environments that are stepped together
     updates: int = 4  # gradient updates after each round of ``envs`` episodes

@@ -64,7 +64,8 @@ def built(
     values = [v.to(device) for v in make_values(cfg, env, method.size, generator)]
     sparsity = cfg.sparsity if method.size == "sparse" else 0.0
     networks = [network for v in values for network in v.networks]
-    return values, copies(values), Topology(networks, sparsity, method.growth, generator)
+    topology = Topology(networks, sparsity, method.growth, generator, pool=cfg.pool)
+    return values, copies(values), topology
 
 
 def evaluate(cfg: EvalConfig) -> None:
@@ -133,7 +134,14 @@ def add_costs(
     for name in ("act", "train", "size"):
         add(name, float(getattr(cost, name)))
         add(f"{name}_ratio", getattr(cost, name) / getattr(dense, name))
-    add("layers_changed", float(topology.counts() != before))
+    counts = topology.counts()
+    if cfg.pool:  # connections may move between agents
+        counts, before = ([[sum(layer)] for layer in c] for c in (counts, before))
+    add("layers_changed", float(counts != before))
+    stacks = [mask.sum(1) for mask in topology.masks if len(mask) > 1]
+    if stacks:
+        of_agent = torch.stack(stacks).sum(0)
+        add("most_connections", float(of_agent.max() / of_agent.mean()))
     overlaps = [pairwise_overlap(mask) for mask in topology.masks if mask.shape[0] > 1]
     if overlaps:
         add("overlap", float(np.mean([found for found, _ in overlaps])))

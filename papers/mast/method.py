@@ -94,6 +94,8 @@ class Topology:
         sparsity: S; 0 masks nothing.
         growth: of new connections: by the dense gradient (RigL), at random (SET), or never.
         generator: of the first masks and of random growth.
+        pool: rank the connections of a layer over all networks of a stack, which may then move
+            from one network to another; otherwise each network keeps its number.
     """
 
     def __init__(
@@ -102,8 +104,10 @@ class Topology:
         sparsity: float,
         growth: Growth,
         generator: torch.Generator,
+        *,
+        pool: bool = False,
     ) -> None:
-        self.growth, self.generator = growth, generator
+        self.growth, self.generator, self.pool = growth, generator, pool
         self.layers: list[nn.Parameter] = []
         self.masks: list[Tensor] = []  # [G, in * out]
         for network in networks:
@@ -148,18 +152,20 @@ class Topology:
             return moved
         for k, layer in enumerate(self.layers):
             mask = self.masks[k]
-            n = int(share * int(mask[0].sum()))
+            ranked = (1, -1) if self.pool else mask.shape
+            n = int(share * int(mask.reshape(ranked)[0].sum()))
             if self.growth == "random":
                 noise = torch.rand(mask.shape, generator=self.generator)
                 score = noise.to(mask.device)
             else:
                 assert layer.grad is not None, "growth by the gradient needs a backward pass"
                 score = rows(layer.grad).abs()
-            weight, self.masks[k], void = rewired(rows(layer), mask, score, n)
+            found = rewired(*(x.reshape(ranked) for x in (rows(layer), mask, score)), n)
+            weight, self.masks[k], void = (x.reshape(mask.shape) for x in found)
             rows(layer).copy_(weight)
             for moment in moments(optimizer, layer):
                 rows(moment).masked_fill_(void, 0.0)
-            moved += n * mask.shape[0]
+            moved += n * (1 if self.pool else mask.shape[0])
         return moved
 
     def counts(self) -> list[list[int]]:

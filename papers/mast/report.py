@@ -55,6 +55,7 @@ def tables(rows: Rows) -> list[Table]:
     columns = [
         Column("connections shared with another agent", {"metric": "overlap"}),
         Column("by chance", {"metric": "overlap_of_chance"}),
+        Column("most of an agent, of the mean", {"metric": "most_connections"}),
         Column("empty layers", {"metric": "empty_layers"}),
         Column("updates", {"metric": "updates"}, show=report.mean(0)),
         Column("environment steps", {"metric": "env_steps"}, show=report.mean(0)),

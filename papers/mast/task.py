@@ -30,6 +30,7 @@ def task_name(cfg: Config) -> str:
     parts = [cfg.task]
     parts += [HOSTS[cfg.host]] * (cfg.host != own.host)
     parts += ["shared"] * (cfg.share != own.share)
+    parts += ["pooled"] * (cfg.pool != own.pool)
     parts += [f"S = {cfg.sparsity:g}"] * (cfg.sparsity != own.sparsity)
     parts += [f"lr = {cfg.lr:g}"] * (cfg.lr != own.lr)
     return ", ".join(parts)

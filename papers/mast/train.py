@@ -61,7 +61,7 @@ def train(cfg: Config) -> None:
     values = [v.to(device) for v in make_values(cfg, env, method.size, generator)]
     sparsity = cfg.sparsity if method.size == "sparse" else 0.0
     networks = [network for v in values for network in v.networks]
-    topology = Topology(networks, sparsity, method.growth, generator)
+    topology = Topology(networks, sparsity, method.growth, generator, pool=cfg.pool)
     targets = copies(values)
     optimizer = torch.optim.Adam(parameters_of(values), cfg.lr, eps=1e-5, fused=True)
     share = 3 / 8 if method.dual else 0.0

@@ -219,6 +219,22 @@ def test_networks_of_agents_have_masks_of_their_own() -> None:
     assert {len(set(c)) for c in topology.counts()} == {1}
 
 
+def test_pooled_connections_go_where_the_gradient_is_largest_over_all_agents() -> None:
+    """Two agents of one connection of four each; the gradient is all the second one's."""
+    stack = torch.nn.Linear(1, 1)
+    stack.weight = torch.nn.Parameter(torch.ones(2, 2, 2))
+    topology = method.Topology([stack], 0.75, "gradient", generator(1), pool=True)
+    topology.masks[0] = torch.tensor([[1.0, 0, 0, 0], [1.0, 0, 0, 0]])
+    with torch.no_grad():
+        method.rows(stack.weight).copy_(torch.tensor([[0.1, 0, 0, 0], [0.9, 0, 0, 0]]))
+    stack.weight.grad = torch.tensor([[[0.0, 1], [1, 1]], [[0.0, 2], [3, 2]]])
+    optimizer = torch.optim.Adam([stack.weight], 1e-2)
+    assert topology.evolve(0.5, optimizer) == 1
+    assert topology.masks[0].tolist() == [[0, 0, 0, 0], [1, 0, 1, 0]]
+    assert stack.weight.flatten().tolist() == pytest.approx([0, 0, 0, 0, 0.9, 0, 0, 0])
+    assert sum(topology.counts()[0]) == 2
+
+
 def test_a_topology_comes_back_from_its_state() -> None:
     values, _, topology, _, _ = trained("mast", 12)
     networks = [m for v in values for m in v.networks]

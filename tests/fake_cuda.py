@@ -51,6 +51,7 @@ INDEXING = {
 }
 # makes tensors of Python's numbers and of arrays
 FROM_DATA = {torch.tensor, torch.as_tensor, torch.asarray}
+INDEXED = {Tensor.__getitem__, Tensor.__setitem__}
 SET_DATA = Tensor.data.__set__  # type: ignore[attr-defined]  # x.data = y
 # no deterministic CUDA kernel: the list of torch.use_deterministic_algorithms, and kthvalue
 NONDETERMINISTIC = {
@@ -199,6 +200,8 @@ class _Calls(TorchFunctionMode):
                 raise TypeError(
                     "can't convert cuda:0 device type tensor to numpy; use .cpu() first"
                 )
+        if func in INDEXED and isinstance(args[0], Cuda):
+            args = (args[0], indices(args[1]), *args[2:])
         named = lambda x: INSIDE if is_cuda(x) else x  # noqa: E731
         args = tuple(map(named, args))
         kwargs = {key: named(value) for key, value in (kwargs or {}).items()}
@@ -212,6 +215,13 @@ class _Calls(TorchFunctionMode):
         if isinstance(found, Tensor):
             check_generators(found, [*args, *kwargs.values()])
         return found
+
+
+def indices(index: Any) -> Any:
+    """Lists and arrays of an index as tensors: C++ would make them on its own device, empty."""
+    if isinstance(index, tuple):
+        return tuple(map(indices, index))
+    return torch.as_tensor(index) if isinstance(index, list | np.ndarray) else index
 
 
 def is_cuda(x: Any) -> bool:

@@ -54,6 +54,16 @@ def test_training_gives_the_cpus_numbers() -> None:
     assert torch.Generator().device.type == "cpu" and torch.zeros(1).device.type == "cpu"
 
 
+def test_lists_and_arrays_are_indices() -> None:
+    x = torch.arange(12.0).reshape(3, 4)
+    with fake_cuda():
+        on_cuda = x.to("cuda")
+        for index in ([0, 2], (slice(None), [1, 3]), np.array([2]), [True, False, True]):
+            assert torch.equal(on_cuda[index].cpu(), x[index])
+        on_cuda[[0, 2]] = -1.0
+        assert torch.equal(on_cuda.cpu(), torch.where(torch.tensor([[1], [0], [1]]) > 0, -1.0, x))
+
+
 def test_views_and_writes_reach_the_same_memory() -> None:
     with fake_cuda():
         x = torch.zeros(3, 4, device="cuda")

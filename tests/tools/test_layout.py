@@ -158,6 +158,9 @@ def test_no_function_is_long():
     assert [name for path in sources(*CODE) for name in long_functions(path)] == []
 
 
+LONGER = {"mast": 45, "ovmse": 45}  # minutes: eleven methods; data, offline and online training
+
+
 @pytest.mark.parametrize("slug", SLUGS)
 def test_a_manifest_makes_sense(slug):
     paper = manifest.load(slug)
@@ -165,7 +168,8 @@ def test_a_manifest_makes_sense(slug):
     assert paper.slug == slug
     assert paper.extra in {"base", *extras["optional-dependencies"]}
     assert {"smoke", "default"} <= set(paper.scales)
-    assert paper.scales["smoke"]["minutes"] <= 0.5 and paper.scales["default"]["minutes"] <= 30
+    assert paper.scales["smoke"]["minutes"] <= 0.5
+    assert paper.scales["default"]["minutes"] <= LONGER.get(slug, 30)
     for name in paper.scales:
         for job in paper.scale(name).jobs:
             assert (ROOT / "papers" / slug / f"{job.module}.py").is_file()

@@ -199,17 +199,12 @@ def test_every_stage_of_every_scale_on_stand_ins(
     rows = Rows(found["rows"])
     drawn = {figure["name"] for figure in found["figures"]}
     if scale == "default":
-        assert {
-            "online",
-            "seeds_3m_medium",
-            "chain",
-            "offline",
-            "behaviour",
-        } <= drawn
+        assert {"online", "online_8m_medium", "seeds_3m_medium", "chain", "offline"} <= drawn
+        assert "behaviour" in drawn
         assert found["tables"][0]["main"] and len(found["tables"][0]["rows"]) == 10
     if scale == "study":
         assert rows.of(method="ovmse", metric="auc").unique("lambda0") == [0.5, 1.0]
-        assert {"online_8m_medium", "online_3m_expert"} <= drawn
+        assert "online_3m_expert" in drawn
     if scale == "tuning":
         assert rows.of(metric="offline_final").unique("alpha") == [0.5, 2.0, 5.0]
         assert rows.of(method="scratch", metric="auc").unique("epsilon") == [0.1]

@@ -107,7 +107,8 @@ def finds_the_seeing(rows: Rows, method: str) -> Judgement:
     own = rows.of(task=CAPTURE, method=method)
     right, blind = (own.of(metric=name).values() for name in ("to_seeing", "blind"))
     n, of = int(blind.sum()), 3 if METHODS[method].exclude_diagonal else 4
-    needed = int(scipy.stats.binom.isf(LEVEL, n, 1 / of)) + 1
+    chance = 1.0 if METHODS[method].graph == "full" else 1 / of  # all edges hold the right one
+    needed = int(scipy.stats.binom.isf(LEVEL, n, chance)) + 1
     text = f"{right.sum():.0f} of {n} rows, {needed} needed"
     return compare(float(right.sum()), needed, ours=text, rows=n)
 
@@ -187,8 +188,8 @@ CLAIMS = [
     ),
     Claim(
         "C3b",
-        "It points to the agent that sees: more of the blind agents' rows than by chance "
-        "(5 seeds, p < .05)",
+        "Blind agents' rows point to the agent that sees more often than by chance (one edge "
+        "each, 5 seeds, p < .05)",
         *("Method, learnable graph", "no number", finds_the_seeing),
         method="commformer",
         tasks=(CAPTURE,),

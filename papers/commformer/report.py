@@ -134,7 +134,8 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
         Panel(f"{named(t)}: edges", {"task": t, "metric": "used_curve"}, "of N(N − 1)")
         for t in tasks[:2]
     ]
-    if figure := report.curves(rows, METHODS, panels[:6], xlabel="environment steps", width=3.0):
+    wide = {"xlabel": "environment steps", "width": 3.0, "columns": 2 if len(panels) == 4 else 3}
+    if figure := report.curves(rows, METHODS, panels[:6], **wide):
         text = (
             "Mean steps to the end of 256 episodes (an unfinished one counts 20; most probable "
             "actions, where agents are blind drawn ones), and the share of edges to others in use, "
@@ -152,10 +153,13 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
         e for e in extras if e["name"] == "adjacency" and METHODS[e["method"]].graph == "learned"
     ]
     learned.sort(key=lambda e: (e["task"] != CAPTURE, e["task"], list(METHODS).index(e["method"])))
-    maps = [(f"{e['method']}, {e['seed']}\n{e['task']}", np.array(e["data"])) for e in learned]
-    if figure := report.heatmaps(maps[:SHOWN], width=1.5):
+    maps = [
+        (f"{METHODS.label(e['method'])}\n{e['task']}, seed {e['seed']}", np.array(e["data"]))
+        for e in learned
+    ]
+    if figure := report.heatmaps(maps[:SHOWN], width=1.7):
         text = (
-            "Graphs at execution: method and seed, task. A row is a receiver (the first one at the "
+            "Graphs at execution. A row is a receiver (the first one at the "
             "bottom), a column a sender; bright: listens. On pcp-1-3 the last agent sees."
         )
         drawn["graphs"] = Drawing(figure, text)

@@ -132,6 +132,24 @@ def test_chance_depends_on_what_a_row_may_point_to() -> None:
                     f"{PCP}/commformer-others/to_seeing": 1.6})  # fmt: skip
     assert claims.finds_the_seeing(rows, "commformer").verdict == REPRODUCED
     assert claims.finds_the_seeing(rows, "commformer-others").verdict == CONTRADICTED
+    everything = {f"{PCP}/full/to_seeing": 3.0, f"{PCP}/full/blind": 3.0}  # has all edges
+    assert claims.finds_the_seeing(world(**everything), "full").verdict == CONTRADICTED
+
+
+def test_what_the_committed_rows_say() -> None:
+    rows = kit.rows_of("commformer")
+    judged = kit.judged("commformer", rows)
+    said = {name: entry["verdict"] for name, entry in judged.items()}
+    assert said["C1"] == said["C3a"] == said["C5"] == "inconclusive"
+    assert said["C2"] == said["C3b"] == said["C4"] == "reproduced" and said["C6"] == "needs paper"
+    # among five predators a random graph is as near to the full one
+    steps = rows.of(task=PP, metric="steps")
+    assert abs(steps.of(method="random").value() / steps.of(method="commformer").value() - 1) < 0.05
+    # a team with all rows right is faster than every other
+    of_seed = rows.of(task=PCP, method="commformer")
+    right = of_seed.of(metric="to_seeing").values()
+    drawn = of_seed.of(metric="drawn_steps").values()
+    assert drawn[right == 3].max() < drawn[right < 3].min() - 3
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -167,6 +185,11 @@ def test_every_stage_of_every_scale_on_stand_ins(
     if scale == "default":
         main = next(table for table in found["tables"] if table["main"])
         assert len(main["rows"]) <= 12 and len(main["columns"]) <= 8
+
+
+def test_an_added_method_goes_through_everything(tmp_path: Path) -> None:
+    flags = ["--n-envs", "2", "--horizon", "4", "--steps", "16", "--episodes", "2"]
+    kit.check_added_method("commformer", tmp_path, flags=[*flags, "--mini-batches", "1"])
 
 
 def test_figures_without_runs() -> None:

@@ -12,6 +12,7 @@ Penalty = Literal["none", "cfcql", "moderate", "macql"]
 Explore = Literal["each", "sequential", "one"]
 
 SMALL = 0.1  # epsilon at the start of the baselines that hardly explore
+TUNED = 0.3  # the best of scale=tuning's grid for these methods (CFCQL kept: SMALL)
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,14 @@ METHODS = Methods(
     Learner("keep-cql", "CFCQL kept", "baseline", epsilon=SMALL, penalty="cfcql", conserve=0.1),
     Learner("mix-50", "half offline data", "baseline", epsilon=SMALL, from_data=0.5),
     Learner("scratch", "from scratch", "baseline", pretrained=False),
+    Learner(
+        *("ovmse-tuned", "OVMSE, tuned ε", "variant"),
+        **{"memory": "annealed", "explore": "sequential", "epsilon": TUNED},  # type: ignore[arg-type]
+    ),
+    Learner("se-tuned", "SE only, tuned ε", "ablation", explore="sequential", epsilon=TUNED),
+    Learner("finetune-tuned", "fine-tuning, tuned ε", "baseline", epsilon=TUNED),
+    Learner("mix-tuned", "half offline, tuned ε", "baseline", epsilon=TUNED, from_data=0.5),
+    Learner("scratch-tuned", "scratch, tuned ε", "baseline", pretrained=False, epsilon=TUNED),
     Learner("qmix", "QMIX (behaviour)", "reference", stage="data"),
     Learner("cfcql", "CFCQL, offline", "reference", stage="offline", penalty="cfcql"),
     Learner("cfcql-moderate", "CFCQL, moderate", "reference", stage="offline", penalty="moderate"),

@@ -158,8 +158,7 @@ def scales(rows: Rows, method: str) -> Judgement:
 
 def capped(rows: Rows, method: str) -> Judgement:
     """C7: final win rate less that with a memory that never fades."""
-    final = of(rows, "final", method)
-    fixed = of(rows, "final", "ovmse-fixed")
+    final, fixed = (of(rows, "final", name) for name in (method, "ovmse-fixed"))
     ci = final.minus(fixed)
     return by_interval(ci, ours=f"{ci} ({final.value():.2f} against {fixed.value():.2f})")
 

@@ -55,7 +55,7 @@ METHODS = Methods(
     Learner("ovmse-fixed", "OVMSE, λ fixed", "variant", memory="fixed", explore="sequential"),
     Learner("ovmse-one", "OVMSE, centralised SE", "variant", memory="annealed", explore="one"),
     # not of the paper: is it the sequence that helps, or just less noise?
-    Learner("ovm-small", "OVM, small ε", "ablation", memory="annealed", epsilon=SMALL),
+    Learner("ovm-small", "OVM, small ε", "variant", memory="annealed", epsilon=SMALL),
     Learner("finetune-eps", "fine-tuning, ε", "baseline"),
     Learner("finetune-small", "fine-tuning, small ε", "baseline", epsilon=SMALL),
     Learner("keep-cql", "CFCQL kept", "baseline", epsilon=SMALL, penalty="cfcql", conserve=0.1),

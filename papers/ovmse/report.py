@@ -33,6 +33,7 @@ DATA = {
     "behaviour's steps": "checkpoint",
 }
 ONLINE = [m.name for m in METHODS.values() if m.stage == "online"]
+LEFT_OUT = {"ovmse-fixed", "se-tuned", "mix-tuned", "finetune-tuned"}  # of the curves
 OFFLINE = [m.name for m in METHODS.values() if m.stage == "offline"]
 
 
@@ -154,10 +155,11 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
             Panel("Q_off above y_TD", {"metric": "remembered"}, "share of samples"),
             Panel("lift y − y_TD", {"metric": "lift"}),
         ]
-        figure = report.curves(
-            part, METHODS, shown, names=ONLINE, xlabel="environment steps", width=3.0
+        names, steps = (
+            [n for n in ONLINE if task != MEDIUM or n not in LEFT_OUT],
+            "environment steps",
         )
-        if figure:
+        if figure := report.curves(part, METHODS, shown, names=names, xlabel=steps, width=3.0):
             text = (
                 f"SMAX {task}: mean over seeds, 95 % band. All but scratch begin with the offline "
                 "value function of their seed; the lift is 0 without memory."

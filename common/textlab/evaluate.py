@@ -159,13 +159,16 @@ def answered(model: Any, items: Items, tokenizer: Tokenizer, batch: int = 64) ->
     return Scores(log_p.argmax(1) == items.answers, (log_p / n_bytes).argmax(1) == items.answers)
 
 
-def harness(model: Any, tokenizer: Any, tasks: list[str], **options: Any) -> dict[str, float]:
-    """Accuracy of tasks of the LM Evaluation Harness (``pip install lm-eval``; they are downloads).
+def harness(
+    model: Any, tokenizer: Any, tasks: list[str], *, metric: str = "acc,none", **options: Any
+) -> dict[str, float]:
+    """Tasks of the LM Evaluation Harness (``pip install lm-eval``; they are downloads).
 
     Args:
         model: of ``transformers``.
         tokenizer: its own, of ``transformers``.
         tasks: e.g. ``["arc_easy", "hellaswag"]``.
+        metric: by the harness's name.
         options: of ``lm_eval.simple_evaluate``, e.g. ``num_fewshot=0``.
 
     Raises:
@@ -180,7 +183,7 @@ def harness(model: Any, tokenizer: Any, tasks: list[str], **options: Any) -> dic
         raise UserError("zero-shot tasks need the package lm-eval: pip install lm-eval") from error
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer)
     found = lm_eval.simple_evaluate(model=wrapped, tasks=tasks, **options)["results"]
-    return {task: float(found[task]["acc,none"]) for task in tasks}
+    return {task: float(found[task][metric]) for task in tasks}
 
 
 __all__ = [

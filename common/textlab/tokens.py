@@ -7,6 +7,7 @@ after each document. Tokens are kept under the hash of corpus and vocabulary.
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -115,17 +116,18 @@ def tokenizer(corpus: Corpus, vocabulary: int) -> Tokenizer:
 def tokens(corpus: Corpus, vocabulary: int, part: Part) -> Tokens:
     """A part of a corpus in tokens of its own tokenizer."""
     made = tokenizer(corpus, vocabulary)
-    documents = corpus.parts[part]
 
     def make() -> store.Arrays:
-        pieces = [[*ids, EOS_ID] for ids in made.encode(d.text for d in documents)]
+        pieces = [[*ids, EOS_ID] for ids in made.encode(d.text for d in corpus.parts[part])]
         starts = np.cumsum([0, *map(len, pieces)])[:-1]
         flat = np.fromiter((i for piece in pieces for i in piece), dtype=np.uint16)
         return {"ids": flat, "starts": starts.astype(np.int64)}
 
     key = {"corpus": corpus.digest, "tokenizer": made.digest, "part": part, "version": VERSION}
     found = store.arrays("tokens", key, make)
-    return Tokens(found["ids"], found["starts"], tuple(d.domain for d in documents), made)
+    # kept as well: dividing a corpus into its parts takes seconds
+    said = store.text("domains", key, lambda: json.dumps([d.domain for d in corpus.parts[part]]))
+    return Tokens(found["ids"], found["starts"], tuple(json.loads(said)), made)
 
 
 def random_windows(

@@ -20,16 +20,25 @@ from torch.nn import functional as F
 from common.textlab.models import logits
 
 
+def losses_of(logits: Tensor, windows: Tensor) -> Tensor:
+    """-log p of what follows. [B, T, V], [B, T + 1] -> [B, T].
+
+    By rows: the loss over images has no deterministic kernel on a GPU.
+    """
+    targets = windows[:, 1:]
+    each = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="none")
+    return each.view(targets.shape)
+
+
 def token_losses(model: Any, windows: Tensor, **options: Any) -> Tensor:
     """-log p of every token given those before it. [B, T + 1] -> [B, T], in nats."""
-    found = logits(model, windows[:, :-1], **options)
-    return F.cross_entropy(found.transpose(1, 2), windows[:, 1:], reduction="none")
+    return losses_of(logits(model, windows[:, :-1], **options), windows)
 
 
 def lm_loss(model: Any, windows: Tensor, **options: Any) -> Tensor:
     """Mean of :func:`token_losses`, and the load-balancing loss where the model has one. []."""
     output = model(input_ids=windows[:, :-1], **options)
-    loss = F.cross_entropy(output.logits.transpose(1, 2), windows[:, 1:])
+    loss = losses_of(output.logits, windows).mean()
     balance = getattr(output, "aux_loss", None)
     if balance is not None:
         loss = loss + model.config.router_aux_loss_coef * balance
@@ -103,5 +112,6 @@ __all__ = [
     "descend",
     "level",
     "lm_loss",
+    "losses_of",
     "token_losses",
 ]

@@ -367,3 +367,16 @@ def test_means_are_over_real_tokens() -> None:
     assert encoder.pooled(hidden, real).tolist() == [[2.0]]
     ids, real = encoder.padded([[5, 6], [7]], 0)
     assert ids.tolist() == [[5, 6], [7, 0]] and real.tolist() == [[True, True], [True, False]]
+
+
+def test_losses_on_a_gpu_have_deterministic_kernels() -> None:
+    from common.torch_utils import setup
+    from tests.fake_cuda import fake_cuda
+
+    model, windows = MODELS["llama"](), torch.randint(300, (2, 17))
+    there = training.lm_loss(model, windows).detach()
+    with fake_cuda():
+        device = setup("cuda", 0)
+        found = training.lm_loss(model.to(device), windows.to(device))
+        found.backward()
+        assert float(found.detach()) == pytest.approx(float(there), rel=1e-5)

@@ -1,0 +1,90 @@
+"""Speed: a masked iteration against a dense one, and two seeds' windows at once against one's.
+
+    python -m papers.mst.bench [--json FILE]
+
+MST saves operations that a dense matrix product makes all the same: here it is not faster. One
+thread, CPU time, medians of interleaved repeats.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+
+import torch
+
+from common import files
+from common.cli import run_cli
+from common.textlab.training import descend
+from common.torch_utils import setup
+from papers.mst.costs import prunable
+from papers.mst.learning import adamw, gradient
+from papers.mst.method import Masks
+from papers.mst.plan import patterns
+from papers.mst.task import TASKS, Task, model_of
+
+
+@dataclass
+class BenchConfig:
+    """What to measure."""
+
+    json: Path | None = None  # write the numbers here as well
+    task: str = "gpt2-tiny"  # see task.TASKS
+    repeats: int = 7  # interleaved
+
+
+def iteration(task: Task, *, sparsity: float, cut: bool, evolves: bool) -> Callable[[], object]:
+    """One iteration on random tokens."""
+    model = model_of(task, task.width, task.heads, 0)
+    draw = torch.Generator().manual_seed(0)
+    masks = Masks(prunable(model, head=task.mask_head), sparsity, draw)
+    optimizer = adamw(model, masks, task.lr, 0.1)
+    windows = torch.randint(task.vocabulary, (task.batch, task.length + 1), generator=draw)
+    attention = patterns(task, "sparse")[1][None, None] if cut else None
+
+    def run() -> None:
+        gradient(model, task, windows[:, :-1], windows[:, 1:], attention)
+        if evolves:
+            masks.evolve(sparsity, 0.15, masks.gradients(), draw)
+            return
+        if sparsity:
+            masks.mask_gradients()
+        descend(model, optimizer, task.lr)
+        if sparsity:
+            masks.mask_weights()
+
+    return run
+
+
+def bench(cfg: BenchConfig) -> None:
+    """Prints milliseconds of each kind of iteration."""
+    setup("cpu", 0)
+    task = TASKS[cfg.task]
+    twice = replace(task, batch=2 * task.batch, micro=2 * task.micro)
+    sides = {
+        "dense": iteration(task, sparsity=0.0, cut=False, evolves=False),
+        "masked, 90 %": iteration(task, sparsity=0.9, cut=False, evolves=False),
+        "masked, sparse attention": iteration(task, sparsity=0.9, cut=True, evolves=False),
+        "update of the topology": iteration(task, sparsity=0.9, cut=True, evolves=True),
+        "dense, twice the windows": iteration(twice, sparsity=0.0, cut=False, evolves=False),
+    }
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    for run in sides.values():
+        run()
+    for _ in range(cfg.repeats):
+        for side, run in sides.items():
+            began = time.process_time()
+            run()
+            seconds[side].append(time.process_time() - began)
+    found = {side: 1e3 * median(values) for side, values in seconds.items()}
+    for side, value in found.items():
+        print(f"{side}: {value:.1f} ms, {value / found['dense']:.2f} x", flush=True)
+    if cfg.json:
+        files.write_json(cfg.json, found)
+
+
+if __name__ == "__main__":
+    run_cli(bench, BenchConfig)

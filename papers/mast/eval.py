@@ -22,7 +22,7 @@ from papers.mast.method import Topology, rows
 from papers.mast.methods import METHODS
 from papers.mast.networks import Values, copies, make_values
 from papers.mast.probe import TASKS, ProbeConfig
-from papers.mast.task import make, task_name
+from papers.mast.task import make, reward_scale, task_name
 from papers.mast.train import behaviour
 
 LAST = 3  # evaluations that the final result is the mean of
@@ -168,6 +168,7 @@ def value_bias(cfg: Config, env: BatchEnv, values: list[Values], targets: list[V
     utilities = values[0].utilities(batch)
     operator = METHODS[cfg.method].operator
     following = following_value(cfg, operator, values, targets, batch, utilities)
+    following = following / reward_scale(cfg.task)
     returns = discounted_returns(batch.reward, cfg.gamma)
     # V(s_{t+1}) belongs to the return from t + 1; the last step has none
     real = batch.filled[:, 1:]

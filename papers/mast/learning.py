@@ -29,6 +29,7 @@ from papers.mast.config import Config
 from papers.mast.method import Topology, drop_share, lambda_at, soft_mellowmax
 from papers.mast.methods import Operator, Sparse
 from papers.mast.networks import Values
+from papers.mast.task import reward_scale
 
 OTHER_WEIGHT = 0.1  # weighted QMIX's alpha
 RES_BETA, RES_WEIGHT = 0.05, 0.05  # inverse temperature and weight of RES
@@ -95,7 +96,8 @@ def following_value(
 
 def targets_of(method: Sparse, cfg: Config, batch: Batch, following: Tensor, step: int) -> Tensor:
     """y of every step; ``step`` counts environment steps (Eq. 5 and 6). [B, T]."""
-    given = (batch.reward, batch.terminated, batch.filled, following)
+    reward = reward_scale(cfg.task) * batch.reward
+    given = (reward, batch.terminated, batch.filled, following)
     switch = int(cfg.switch * cfg.steps)
     if method.target == "lambda":
         return td_lambda(*given, cfg.gamma, cfg.lam)
@@ -103,7 +105,7 @@ def targets_of(method: Sparse, cfg: Config, batch: Batch, following: Tensor, ste
         return td_lambda(*given, cfg.gamma, lambda_at(step, switch, cfg.lam))
     if method.target == "n-step" and step >= switch:
         return n_step(*given, cfg.gamma, cfg.n_steps)
-    return one_step(batch.reward, batch.terminated, following, cfg.gamma)
+    return one_step(reward, batch.terminated, following, cfg.gamma)
 
 
 def loss_of(
@@ -137,7 +139,7 @@ def loss_of(
                 weights = central_weights(same, y, best, OTHER_WEIGHT)
         error = weights * error
     if cfg.host == "res":
-        returns = discounted_returns(batch.reward, cfg.gamma)
+        returns = discounted_returns(reward_scale(cfg.task) * batch.reward, cfg.gamma)
         extra = RES_WEIGHT * masked_mean((q_tot - returns).square(), batch.filled)
     return Loss(masked_mean(error, batch.filled) + extra, q_tot, y, following)
 

@@ -15,6 +15,14 @@ HOSTS: dict[Host, str] = {
 }
 
 
+SMAX_SCALE = 10.0  # returns of SMAX reach 2, those of SMAC 20, for which the paper's values are
+
+
+def reward_scale(task: str) -> float:
+    """What learners multiply rewards by: Soft Mellowmax's omega and alpha are in units of 1 / Q."""
+    return SMAX_SCALE if task.startswith("smax-") else 1.0
+
+
 def make(task: str, n_envs: int) -> BatchEnv:
     """The environment FAMILY:NAME of common.marl.environments, called FAMILY-NAME here.
 

@@ -248,7 +248,7 @@ def test_a_topology_comes_back_from_its_state() -> None:
 
 def test_without_its_parts_mast_is_qmix() -> None:
     """S = 0, the maximum, lambda = 0 and one buffer: PyMARL's loss without double Q."""
-    cfg, data = Config(hidden=16), batch()
+    cfg, data = Config(hidden=16, task="matrix-two_step"), batch()
     plain = Sparse("plain", "plain", "baseline", size="dense", operator="max")
     values = make_values(cfg, Sizes, "dense", generator())  # type: ignore[arg-type]
     targets = copies(make_values(cfg, Sizes, "dense", generator(3)))  # type: ignore[arg-type]
@@ -287,7 +287,7 @@ def test_soft_mellowmax_never_gives_a_higher_target_than_the_maximum() -> None:
 
 
 def test_targets_are_one_step_before_the_switch_and_lambda_returns_after_it() -> None:
-    cfg, data = Config(steps=1000), batch()
+    cfg, data = Config(steps=1000, task="matrix-two_step"), batch()
     following = torch.randn(data.reward.shape, generator=generator(5))
     given = (data.reward, data.terminated, data.filled, following)
     early = learning.targets_of(METHODS["mast"], cfg, data, following, 374)
@@ -299,6 +299,18 @@ def test_targets_are_one_step_before_the_switch_and_lambda_returns_after_it() ->
     torch.testing.assert_close(always, late)
     one = learning.targets_of(METHODS["mast-td"], cfg, data, following, 999)
     torch.testing.assert_close(one[real], early[real])
+
+
+def test_rewards_of_smax_have_the_scale_of_smac() -> None:
+    data = batch()
+    nothing = torch.zeros_like(data.reward)
+    of = {
+        task: learning.targets_of(METHODS["rigl"], Config(task=task), data, nothing, 0)
+        for task in ("smax-3m", "smac-3m", "matrix-two_step")
+    }
+    torch.testing.assert_close(of["smac-3m"], data.reward)
+    torch.testing.assert_close(of["smax-3m"], 10 * data.reward)
+    torch.testing.assert_close(of["matrix-two_step"], data.reward)
 
 
 def test_a_batch_of_two_buffers() -> None:

@@ -47,7 +47,8 @@ def test_results_are_small_and_judge_what_the_paper_claims(slug, scale):
     assert (ROOT / "papers" / slug / "results" / f"{scale}.json").stat().st_size < 1_500_000
     results = tables.committed(slug)[scale]
     ids = [claim["id"] for claim in results["claims"]]
-    assert len(ids) == len(set(ids)) > 0
+    assert len(ids) == len(set(ids))
+    assert ids or scale == "tuning"  # which chooses, and claims nothing
     assert all(claim["statement"] and claim["paper"] for claim in results["claims"])
 
 

@@ -201,7 +201,7 @@ def test_every_stage_of_every_scale_on_stand_ins(
         assert len(found["tables"]) == 10 and len(found["tables"][0]["columns"]) <= 8
         assert len(found["tables"][0]["rows"]) <= 12
     if scale == "tuning":
-        assert len(found["tables"]) == 2 and len(rows.unique("lr")) == 4
+        assert len(found["tables"]) == 2 and len(rows.unique("lr")) == 2
     if scale == "study":
         assert set(rows.unique("seed")) == {100, 101}
         titles = [table["title"] for table in found["tables"]]

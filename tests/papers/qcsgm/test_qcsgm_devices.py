@@ -39,6 +39,8 @@ def images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, little: dict[str, An
     values = np.random.default_rng(0).integers(0, 256, (2, 192), dtype=np.uint8)
     monkeypatch.setattr(data, "image_bytes", lambda name, split: values)
     sizes = {**networks.NCSNPP, **little}
+    # accelerate, where installed, makes empty weights first, of the class that a tensor has
+    monkeypatch.setattr(diffusers.models.modeling_utils, "_LOW_CPU_MEM_USAGE_DEFAULT", False)
     diffusers.UNet2DModel(**sizes).save_pretrained(tmp_path / "qcsgm" / "ncsnpp-cifar10")
     monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
     whole = evaluation.image_field_rows

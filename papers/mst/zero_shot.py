@@ -26,7 +26,10 @@ def of_texts(model: Any, task: Task) -> Iterator[tuple[str, float]]:
     """Mean -log p per token of GPT-2's vocabulary, on windows of the whole context."""
     tokenizer = gpt2_tokenizer()
     for name, (place, part, split) in TEXTS.items():
-        rows = (row for row in from_the_hub(place, part, split) if row["text"].strip())
+        words = (
+            row.get("text") or row.get("sentence", "") for row in from_the_hub(place, part, split)
+        )
+        rows = ({"text": text} for text in words if text.strip())  # the hub's treebank: "sentence"
         ids = np.concatenate(list(numbers(tokenizer, rows)))
         windows = tokens.fixed_windows(ids, task.length, task.validation)
         yield name, nll(model, task, windows)

@@ -182,7 +182,9 @@ def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_words: list[st
     for name in ("lambada_openai", "ptb_text_only", "wikitext", "lm1b"):
         folder = root / "mst" / name
         folder.mkdir()
-        (folder / "test.jsonl").write_text("\n".join([*lines[:9], json.dumps({"text": " "})]))
+        field = "sentence" if name == "ptb_text_only" else "text"  # as on the hub
+        own = [json.dumps({field: text}) for text in [*small_words[:9], " "]]
+        (folder / "test.jsonl").write_text("\n".join(own))
     monkeypatch.setenv("PAPERS_DATA", str(root))
     harness(monkeypatch)
     return root

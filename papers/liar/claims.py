@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fnmatch import fnmatch
 
 import numpy as np
@@ -147,18 +148,15 @@ def errs_less(rows: Rows, method: str) -> Judgement:
 
 
 def decodes(task: str, setting: str) -> Judge:
-    """C5: log-perplexity less bias compensation's, and bias compensation's less none's."""
+    """C5: log-perplexity less bias compensation's and less none's; theirs, for the record."""
 
     def judge(rows: Rows, method: str) -> Judgement:
         if why := undamaged(rows, "lost_nll", setting, task, sign=-1):
             return Judgement(INCONCLUSIVE, why)
         ours, bias, bare = (of(rows, "nll", n, setting, task) for n in (method, "bias", "none"))
-        return all_of(
-            {
-                "less than bias compensation's": by_interval(ours.minus(bias), above=False),
-                "which is less than none's": by_interval(bias.minus(bare), above=False),
-            }
-        )
+        of_two = {"less than bias compensation's": bias, "less than none's": bare}
+        found = all_of({n: by_interval(ours.minus(v), above=False) for n, v in of_two.items()})
+        return replace(found, details=f"{found.details}; bias − none: {bias.minus(bare)}")
 
     return judge
 
@@ -222,7 +220,7 @@ CLAIMS = [
     ),
     Claim(
         "C5",
-        "Decoder: lower log-perplexity than bias compensation, and that than none "
+        "Decoder: lower log-perplexity than bias compensation and than none "
         "(half of the neurons, biases added)",
         *("Abstract; WikiText", "best", decodes(DECODER, FFN)),
         method="liar",
@@ -240,7 +238,7 @@ CLAIMS = [
     ),
     Claim(
         "C7",
-        "LLaMA-7B: lower log-perplexity than bias compensation, and that than none (half removed)",
+        "LLaMA-7B: lower log-perplexity than bias compensation and than none (half removed)",
         *("Abstract; WikiText", "best", decodes(LARGE, HALF)),
         method="liar",
         tasks=(LARGE,),

@@ -183,3 +183,7 @@ def test_figures_without_runs_of_one_kind() -> None:
     rows = Rows([{**curve, "step": [0, 10], "value": [1.0, 2.0]}])
     assert set(report.figures(rows, [])) == {"hunt"}
     assert report.figures(Rows([]), []) == {}
+
+
+def test_an_added_method_goes_through_everything(tmp_path: Path, stand_ins) -> None:
+    kit.check_added_method("kaleidoscope", tmp_path, like="kaleidoscope", flags=QMIX)

@@ -15,6 +15,7 @@ from common.rows import Rows
 from papers.mast import claims, task
 from papers.mast.methods import METHODS
 from tests.papers import kit
+from tools import manifest
 
 torch.set_num_threads(1)
 
@@ -119,3 +120,8 @@ def tiny(job: Any) -> Sequence[str]:
 def test_every_stage_of_every_scale_on_stand_ins(scale: str, tmp_path, stand_ins) -> None:
     found = kit.run_scale("mast", scale, tmp_path, tiny, seeds=1 if scale == "paper" else 2)
     assert Rows(found["rows"]).unique("metric")
+
+
+def test_an_added_method_goes_through_everything(tmp_path, stand_ins) -> None:
+    job = next(j for j in manifest.load("mast").scale("smoke", 1).jobs if j.method == "mast")
+    kit.check_added_method("mast", tmp_path, like="mast", flags=tiny(job))

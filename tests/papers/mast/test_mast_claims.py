@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 
-from common.claims import INCONCLUSIVE, NOT_SPECIFIC, REPRODUCED, NoResults
+from common.claims import CONTRADICTED, INCONCLUSIVE, NOT_SPECIFIC, REPRODUCED, NoResults
 from common.marl.environments import make_env
 from common.rows import Rows
+from common.stats import diff
 from papers.mast import claims, task
 from papers.mast.methods import METHODS
 from tests.papers import kit
@@ -120,6 +121,17 @@ def tiny(job: Any) -> Sequence[str]:
 def test_every_stage_of_every_scale_on_stand_ins(scale: str, tmp_path, stand_ins) -> None:
     found = kit.run_scale("mast", scale, tmp_path, tiny, seeds=1 if scale == "paper" else 2)
     assert Rows(found["rows"]).unique("metric")
+
+
+def test_what_the_committed_rows_say() -> None:
+    rows = kit.rows_of("mast")
+    judged = kit.judged("mast", rows)
+    said = {name: entry["verdict"] for name, entry in judged.items()}
+    assert said["C1"] == REPRODUCED and said["C2"] == said["C5"] == CONTRADICTED
+    assert all(said[name] == INCONCLUSIVE for name in ("C3", "C3b", "C4", "C6"))
+    mean = rows.of(task="smax-3m", metric="mean_win_rate")
+    for slower in ("mast-td", "rigl", "set", "ss"):  # the multi-step target is what speeds it up
+        assert diff(mean.of(method="mast").values(), mean.of(method=slower).values()).low > 0
 
 
 def test_an_added_method_goes_through_everything(tmp_path, stand_ins) -> None:

@@ -116,8 +116,8 @@ TABLE, SETTING = "Table 1", "(S = .95)"
 CLAIMS = [
     claim(
         "C1",
-        "Operations of training and of acting, and size, are the share of connections (S = .95; "
-        "1.1 (1 − S) + .01, size + .03), and each layer keeps its number",
+        "Operations of training and acting, and size, are the share of connections "
+        "(1.1 (1 − S) + .01; size + .03); layers keep theirs",
         *(TABLE, "size .066×, training .051×", small),
         shared="every way to train this sparsely does",
     ),

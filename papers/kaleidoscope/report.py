@@ -88,8 +88,8 @@ def tables(rows: Rows) -> list[Table]:
 
 
 def tuned(rows: Rows) -> bool:
-    """Whether these are a tuning's rows."""
-    return len(rows.unique("lr")) > 1
+    """Whether these are a tuning's rows: a method with two rates."""
+    return any(len(rows.of(method=name).unique("lr")) > 1 for name in rows.unique("method"))
 
 
 def robot(rows: Rows, task: str) -> Table:

@@ -175,6 +175,7 @@ CLAIMS = [
         "Resets help: final return on the hunt above that without resets",
         *(ABLATIONS, "late gains", above(HUNT, "final_return", "no-reset"), HUNT),
         against=("no-reset",),
+        only=("study",),
     ),
     claim(
         "C6",

@@ -61,6 +61,7 @@ METHODS = Methods(
     ),
     Learner("equal-start", "− diversity, equal masks", "ablation", hosts=("probe",), start="equal"),
     Learner("frozen", "equal masks, frozen", "ablation", hosts=("probe",), start="frozen"),
+    Learner("no-diversity-noid", "− diversity, no id", "ablation", ids=False, resets=True),
     Learner("fups", "FuPS", "baseline", "full", ids=False, hosts=TOGETHER),
     Learner("fups-id", "FuPS + ID", "baseline", "full", hosts=EVERYWHERE),
     Learner("nops", "NoPS", "baseline", "none", ids=False, hosts=EVERYWHERE),

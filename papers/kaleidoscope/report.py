@@ -16,7 +16,7 @@ from papers.kaleidoscope.task import TASKS
 
 HUNTS = (HUNT, "distinct-long", "distinct-fleeing", "mpe")
 SCRIPTS = [m for m in METHODS if METHODS[m].sharing == "script"]
-RIVALS = ["kaleidoscope", "no-diversity", "fups", "fups-id", "nops"]  # of the main figure
+RIVALS = ["kaleidoscope", "kaleidoscope-noid", "no-diversity", "fups", "fups-id", "nops"]
 LEFT_OUT = ("kaleidoscope-hard", "seps", "nearest")  # of the main table of 12 lines
 LAYER = 3  # whose masks the main figure shows: the second after the GRU
 
@@ -141,8 +141,8 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
         drawn["hunt"] = Drawing(hunt_figure(rows, extras, there), text, main=True)
     masks, hunts = first_of(extras, "overlap_", HUNT), first_of(extras, "chased", HUNT)
     if masks:
-        text = "Masks of the agents, pair by pair: what both keep of what either keeps; first seed."
-        named = [(f"{METHODS.label(e['method'])}, layer {e['name'][-1]}", e) for e in masks]
+        text = "Masks of the agents by layer: what both keep of what either keeps; first seed."
+        named = [(f"{short_name(e['method'])}, {e['name'][-1]}", e) for e in masks]
         drawn["masks"] = Drawing(matrices(named, 4, "agent", "agent"), text)
     if hunts:
         text = "Which prey (column) each predator (row) is nearest to, share of steps; first seed."
@@ -160,6 +160,11 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
             name = task.replace("-", "_").lower()
             drawn[name] = Drawing(figure, f"{task}: mean over seeds with 95 % band.")
     return drawn
+
+
+def short_name(method: str) -> str:
+    """A label that fits above a small panel."""
+    return METHODS.label(method).replace("Kaleidoscope, ", "")
 
 
 def first_of(extras: list[dict[str, Any]], name: str, task: str) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from common.claims import NOT_SPECIFIC, REPRODUCED, NoResults
+from common.claims import INCONCLUSIVE, NOT_SPECIFIC, REPRODUCED, NoResults
 from common.rows import Rows
 from papers.kaleidoscope import claims, report
 from papers.kaleidoscope.claims import CHEETAH, HUNT, PROBE, RACES, UNITS
@@ -187,3 +187,20 @@ def test_figures_without_runs_of_one_kind() -> None:
 
 def test_an_added_method_goes_through_everything(tmp_path: Path, stand_ins) -> None:
     kit.check_added_method("kaleidoscope", tmp_path, like="kaleidoscope", flags=QMIX)
+
+
+def test_what_the_committed_rows_say() -> None:
+    rows = kit.rows_of("kaleidoscope")
+    judged = kit.judged("kaleidoscope", rows)
+    said = {name: entry["verdict"] for name, entry in judged.items()}
+    assert said["C2"] == said["C5b"] == REPRODUCED
+    assert said["C4"] == said["C6"] == NOT_SPECIFIC
+    assert all(said[name] == INCONCLUSIVE for name in ("C1", "C3", "C5a"))
+    # without agents' numbers it beats one network, and itself with them, in every seed
+    final = rows.of(task=HUNT, metric="final_return")
+    best = final.of(method="kaleidoscope-noid").values()
+    for other in ("fups", "kaleidoscope"):
+        assert (best > final.of(method=other).values()).all()
+    # nobody shares the preys out
+    covered = rows.of(task=HUNT, metric="final_covered")
+    assert all(covered.of(method=m).value() < 0.15 for m in ("kaleidoscope", "fups", "nops"))

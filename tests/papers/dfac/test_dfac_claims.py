@@ -228,3 +228,16 @@ def test_an_added_method_goes_through_everything(
 
 def test_nothing_to_show_is_nothing() -> None:
     assert report.tables(Rows([])) == [] and report.figures(Rows([]), []) == {}
+
+
+def test_what_the_committed_rows_say() -> None:
+    rows = kit.rows_of("dfac")
+    judged = kit.judged("dfac", rows)
+    said = {name: entry["verdict"] for name, entry in judged.items()}
+    assert all(said[name] == REPRODUCED for name in ("C1", "C1b", "C2c", "C3a", "C4", "C7"))
+    assert said["C2b"] == NOT_SPECIFIC
+    assert METHODS.label("naive") in judged["C2b"]["also_met_by"]
+    assert all(said[name] == CONTRADICTED for name in ("C3b", "C3c", "C3d"))
+    assert said["C2a"] == said["C5"] == INCONCLUSIVE
+    law = rows.of(task="smax-3m-noise", method="dmix")  # learnt returns are too narrow
+    assert law.of(metric="law_std").value() < 0.6 * law.of(metric="return_std").value()

@@ -88,8 +88,9 @@ def tables(rows: Rows) -> list[Table]:
 
 
 def tuned(rows: Rows) -> bool:
-    """Whether these are a tuning's rows: a method with two rates."""
-    return any(len(rows.of(method=name).unique("lr")) > 1 for name in rows.unique("method"))
+    """Whether these are a tuning's rows: a method with two rates on the hunt."""
+    rates = [rows.of(task=HUNT, method=name).unique("lr") for name in rows.unique("method")]
+    return any(len(found) > 1 for found in rates)
 
 
 def robot(rows: Rows, task: str) -> Table:

@@ -155,11 +155,11 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
             Panel("Q_off above y_TD", {"metric": "remembered"}, "share of samples"),
             Panel("lift y − y_TD", {"metric": "lift"}),
         ]
-        names, steps = (
-            [n for n in ONLINE if task != MEDIUM or n not in LEFT_OUT],
-            "environment steps",
+        names = [n for n in ONLINE if task != MEDIUM or n not in LEFT_OUT]
+        figure = report.curves(
+            part, METHODS, shown, names=names, xlabel="environment steps", width=3.0
         )
-        if figure := report.curves(part, METHODS, shown, names=names, xlabel=steps, width=3.0):
+        if figure:
             text = (
                 f"SMAX {task}: mean over seeds, 95 % band. All but scratch begin with the offline "
                 "value function of their seed; the lift is 0 without memory."

@@ -145,26 +145,6 @@ def qwen_moe(
     return made("Qwen2Moe", seed, settings)
 
 
-def pretrained(name: str, **options: Any) -> Any:
-    """A causal language model by ``from_pretrained``: a folder, or a name on the hub.
-
-    Raises:
-        UserError: if it is neither on this machine nor to be had.
-    """
-    import transformers
-
-    from common.errors import UserError
-
-    try:
-        return transformers.AutoModelForCausalLM.from_pretrained(name, **options)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"the model {name} cannot be had ({first}); download it (hf download {name}) or put "
-            "its folder's path in its place"
-        ) from error
-
-
 def n_parameters(module: nn.Module) -> int:
     """Parameters, tied ones once."""
     return sum(p.numel() for p in module.parameters())
@@ -183,6 +163,5 @@ __all__ = [
     "made",
     "mixtral",
     "n_parameters",
-    "pretrained",
     "qwen_moe",
 ]

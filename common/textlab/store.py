@@ -8,7 +8,7 @@ damaged file is made anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -69,4 +69,32 @@ def text(kind: str, parts: Mapping[str, Any], make: Callable[[], str]) -> str:
     return content
 
 
-__all__ = ["Arrays", "arrays", "key_of", "place", "text"]
+def sequence(
+    path: Path, parts: Iterable[NDArray[Any]], dtype: Any, limit: int | None = None
+) -> None:
+    """An array file of parts that come one after the other; it appears whole or not at all.
+
+    Args:
+        path: of the ``.npy`` file.
+        parts: each of one dimension; they are never all in memory.
+        dtype: of the numbers.
+        limit: no further part is asked for once so many numbers are there.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    raw, there = path.with_suffix(".raw"), 0
+    with raw.open("wb") as file:
+        for part in parts:
+            file.write(np.asarray(part, dtype=dtype).tobytes())
+            there += len(part)
+            if limit is not None and there >= limit:
+                break
+    made = path.with_suffix(".part")
+    whole = np.lib.format.open_memmap(made, mode="w+", dtype=dtype, shape=(there,))
+    if there:
+        whole[:] = np.memmap(raw, dtype=dtype, mode="r")
+    whole.flush()
+    made.replace(path)
+    raw.unlink()
+
+
+__all__ = ["Arrays", "arrays", "key_of", "place", "sequence", "text"]

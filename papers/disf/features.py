@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from common import files
-from common.errors import UserError
-from common.textlab import encoder, store
+from common.textlab import encoder, public, store
 
 Vectors = NDArray[np.float32]
 GROUP = 1024  # files whose vectors are kept together
@@ -41,20 +39,12 @@ def loaded(kind: str, device: str) -> tuple[Any, Any]:
     """Encoder and tokenizer.
 
     Raises:
-        UserError: if Contriever is neither below ``$PAPERS_DATA`` nor on the hub.
+        UserError: if Contriever cannot be had.
     """
     if kind == "minilm":
         model, tokenizer = encoder.load()
         return model.to(device), tokenizer
-    try:
-        where: Any = files.find_data("contriever", "Contriever", f"hf download {CONTRIEVER}")
-    except UserError as missing:
-        try:
-            model, tokenizer = encoder.load(CONTRIEVER)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{missing}; the hub does not give it") from error
-    else:
-        model, tokenizer = encoder.load(where)
+    model, tokenizer = public.obtained(CONTRIEVER, encoder.load)
     return model.to(device), tokenizer
 
 

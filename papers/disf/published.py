@@ -7,7 +7,6 @@ as a stream: 590 million of them fit into no memory.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +17,7 @@ from torch import Tensor
 
 from common import files
 from common.errors import UserError
-from common.textlab import store, tokens
+from common.textlab import public, store, tokens
 from papers.disf import features
 from papers.disf.method import Files, Indices
 from papers.disf.task import Task
@@ -26,30 +25,6 @@ from papers.disf.task import Task
 NAME, TOKENIZER = "cerebras/SlimPajama-627B", "huggyllama/llama-7b"  # on the hub
 SEEN = 10_000  # texts for evaluation: the first ones of the validation part
 FIELD = "redpajama_set_name"  # where a text comes from
-
-
-def parts(split: str) -> list[str]:
-    """The data set's files of a part: below ``$PAPERS_DATA/slimpajama``, else the hub's.
-
-    Raises:
-        UserError: if they are in neither place.
-    """
-    try:
-        root = files.find_data(f"slimpajama/{split}", NAME, "JSON Lines with 'text' and 'meta'")
-    except UserError as missing:
-        import huggingface_hub
-
-        try:
-            hub = huggingface_hub.HfFileSystem()
-            found = [str(p) for p in hub.glob(f"datasets/{NAME}/{split}/**/*.jsonl.zst")]
-        except Exception as error:  # the library has many kinds
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{missing}; the hub does not give it ({first})") from error
-        return [f"hf://{path}" for path in sorted(found)]
-    names = sorted(str(p) for p in root.rglob("*.jsonl*"))
-    if not names:
-        raise UserError(f"{root} holds no *.jsonl; each line has a 'text' and a 'meta'")
-    return names
 
 
 def rows(name: str) -> Iterator[dict[str, Any]]:
@@ -62,27 +37,6 @@ def rows(name: str) -> Iterator[dict[str, Any]]:
 def domain(row: dict[str, Any]) -> str:
     """Where a text comes from."""
     return str((row.get("meta") or {}).get(FIELD, "text"))
-
-
-@functools.cache
-def tokenizer() -> Any:
-    """LLaMA's: the folder ``$PAPERS_DATA/llama-tokenizer``, else the hub's.
-
-    Raises:
-        UserError: if it is in neither place.
-    """
-    import transformers
-
-    try:
-        where: Any = files.find_data(
-            "llama-tokenizer", "LLaMA's tokenizer", f"hf download {TOKENIZER}"
-        )
-    except UserError as missing:
-        try:
-            return transformers.AutoTokenizer.from_pretrained(TOKENIZER)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{missing}; the hub does not give it") from error
-    return transformers.AutoTokenizer.from_pretrained(where)
 
 
 @dataclass(frozen=True)
@@ -170,7 +124,7 @@ class SlimPajama:
         path = files.cache_root() / "disf" / f"{store.key_of(**self._key(chosen, seed, limit))}.npy"
         with files.locked(path.with_suffix(".lock"), "", wait=True):
             if not path.is_file():
-                write(path, self._texts(chosen, seed), limit)
+                store.sequence(path, self._texts(chosen, seed), np.uint16, limit)
         return np.load(path, mmap_mode="r", allow_pickle=False)
 
     def _key(self, chosen: Indices, seed: int, limit: int) -> dict[str, Any]:
@@ -213,27 +167,6 @@ class SlimPajama:
         return sum(len(text.encode()) for text in texts)
 
 
-def write(path: Any, texts: Iterator[NDArray[np.uint16]], limit: int) -> None:
-    """An array file of texts one after the other, until ``limit`` tokens are there; whole or not
-    at all.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    raw, there = path.with_suffix(".raw"), 0
-    with raw.open("wb") as file:
-        for ids in texts:
-            file.write(ids.tobytes())
-            there += len(ids)
-            if there >= limit:
-                break
-    part = path.with_suffix(".part")
-    whole = np.lib.format.open_memmap(part, mode="w+", dtype=np.uint16, shape=(there,))
-    if there:
-        whole[:] = np.memmap(raw, dtype=np.uint16, mode="r")
-    whole.flush()
-    part.replace(path)
-    raw.unlink()
-
-
 def sizes(names: Sequence[str]) -> tuple[tuple[int, ...], NDArray[np.str_]]:
     """Where each group ends, and the domain of each file; read once and kept."""
     ends, found, at = list[int](), list[NDArray[np.str_]](), 0
@@ -257,8 +190,10 @@ def source(task: Task, device: str) -> SlimPajama:
     Raises:
         UserError: for what cannot be had.
     """
-    names, validation = parts("train"), parts("validation")
-    made_by = tokenizer()
+    names, validation = (
+        public.parts(NAME, f"{part}/**/*.jsonl*") for part in ("train", "validation")
+    )
+    made_by = public.tokenizer(TOKENIZER)
     if len(made_by) > task.vocabulary:
         raise UserError(f"the tokenizer has {len(made_by)} tokens, the model {task.vocabulary}")
     ends, domains = sizes(names)
@@ -272,4 +207,4 @@ def source(task: Task, device: str) -> SlimPajama:
     return SlimPajama(chosen_from, made_by, task.length, there, tuple(validation))
 
 
-__all__ = ["SlimPajama", "domain", "parts", "rows", "source"]
+__all__ = ["SlimPajama", "domain", "rows", "source"]

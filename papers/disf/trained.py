@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from common.errors import UserError
 from common.run import Run
+from common.textlab import public
 from common.textlab.training import token_losses
 from papers.disf import features, pool, published
 from papers.disf.config import Config, ask_of, task_of
@@ -65,7 +66,7 @@ class Selection:
 
     def _ids(self, text: str) -> list[int]:
         if self._task.data == "slimpajama":
-            return [int(i) for i in published.tokenizer()(text)["input_ids"]]
+            return [int(i) for i in public.tokenizer(published.TOKENIZER)(text)["input_ids"]]
         there = pool.pool(self._task.files, self._task.data == "installed")
         return pool.tokenizer_of(there, self._task.vocabulary).encode([text])[0]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from common import files
 from common.errors import UserError
-from common.textlab import evaluate, models, store
+from common.textlab import evaluate, public, store
 from common.textlab.tokens import fixed_windows
 from papers.hc_smoe.config import Config
 from papers.hc_smoe.layers import Inputs, blocks_of, experts_of, inputs_of, visit_inputs
@@ -135,14 +134,12 @@ def pretrained(cfg: Config, device: torch.device) -> Subject:
     Raises:
         UserError: if the weights, the text or the harness cannot be had.
     """
-    import transformers
-
     about = PRETRAINED[cfg.task]
     name = cfg.model or about.name
     on = {"dtype": torch.bfloat16, "device_map": "auto"} if device.type == "cuda" else {}
-    model = models.pretrained(name, **on).eval().requires_grad_(False)
+    model = public.model("CausalLM", name, **on).eval().requires_grad_(False)
     model.config.output_router_logits = False
-    tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+    tokenizer = public.tokenizer(name)
     length = min(2048, model.config.max_position_embeddings)
     ids = c4(tokenizer, (cfg.calibration + cfg.errors) * length)
     windows = torch.tensor(ids).view(-1, length)
@@ -166,28 +163,11 @@ def pretrained(cfg: Config, device: torch.device) -> Subject:
 def c4(tokenizer: Any, n: int) -> list[int]:
     """The first n tokens of shuffled texts of C4, one after the other.
 
-    ``$PAPERS_DATA/c4`` (JSON Lines with "text") is read where it is there, else the hub.
-
     Raises:
         UserError: if the text cannot be had, or is too short.
     """
-    import datasets
-
-    try:
-        path: Path | None = files.find_data("c4", "C4's first training shard", "download it")
-    except UserError:
-        path = None
-    try:
-        if path is not None:
-            shards = sorted(map(str, path.glob("*.json*")))
-            read = datasets.load_dataset("json", data_files=shards, split="train")
-        else:
-            read = datasets.load_dataset(C4[0], data_files=C4[1], split="train")
-    except (OSError, ValueError, ConnectionError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"C4 cannot be had ({first}); put {C4[1].split('/')[-1]} into $PAPERS_DATA/c4"
-        ) from error
+    name, file = C4
+    read = public.data_set(name, columns=("text",), data_files=file)
     ids: list[int] = []
     for line in read.shuffle(seed=SHUFFLE):
         ids += tokenizer(line["text"])["input_ids"]

@@ -1,18 +1,15 @@
 """The paper's own models and data: BERT-base on GLUE and SQuAD, LLaMA with WikiText-2.
 
-Everything comes through ``transformers`` and ``datasets``: from $PAPERS_DATA/NAME where that is
-there (a checkpoint's folder; CONFIG/SPLIT.jsonl of a data set), else from the hub.
+Everything comes through ``transformers`` and ``datasets``; see :mod:`common.textlab.public`.
 """
 
 from __future__ import annotations
 
 import collections
-import os
 import re
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from common.errors import UserError
-from common.textlab import encoder, evaluate
+from common.textlab import encoder, evaluate, public
 from papers.liar.architecture import Batch, architecture
 from papers.liar.config import Config
 from papers.liar.task import TASKS
@@ -41,56 +38,14 @@ SENTENCES = {  # columns of GLUE's tasks
 STRIDE, LONGEST_ANSWER, BEST = 128, 30, 20  # SQuAD's usual: tokens, tokens, starts and ends tried
 
 
-def here(name: str) -> Path | None:
-    """$PAPERS_DATA/name if that is there."""
-    root = os.environ.get("PAPERS_DATA")
-    path = Path(root) / name if root else None
-    return path if path is not None and path.exists() else None
-
-
-def records(name: str, config: str, split: str) -> Any:
-    """A split of a data set.
-
-    Raises:
-        UserError: if it can be had neither here nor from the hub.
-    """
-    import datasets
-
-    folder = here(name)
-    try:
-        if folder is not None:
-            file = str(folder / config / f"{split}.jsonl")
-            return datasets.load_dataset("json", data_files=file, split="train")
-        return datasets.load_dataset(name, config, split=split)
-    except (OSError, ValueError, ConnectionError, datasets.exceptions.DatasetsError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"the data set {name} ({config}, {split}) cannot be had ({first}); download it "
-            f"(hf download {name} --repo-type dataset) or put it at "
-            f"$PAPERS_DATA/{name}/{config}/{split}.jsonl"
-        ) from error
-
-
 def checkpoint(kind: str, name: str, **options: Any) -> tuple[Any, Any]:
     """A model of a class ``AutoModelFor...`` and its tokenizer.
 
     Raises:
-        UserError: if it can be had neither here nor from the hub.
+        UserError: if it cannot be had.
     """
-    import transformers
-
-    source = str(here(name) or name)
-    try:
-        model = getattr(transformers, f"AutoModelFor{kind}").from_pretrained(
-            source, attn_implementation="sdpa", **options
-        )
-        return model.eval(), transformers.AutoTokenizer.from_pretrained(source)
-    except (OSError, ValueError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"the model {name} cannot be had ({first}); download it (hf download {name}) or put "
-            f"its folder at $PAPERS_DATA/{name}"
-        ) from error
+    model = public.model(kind, name, attn_implementation="sdpa", **options)
+    return model.eval(), public.tokenizer(name)
 
 
 def some(n_all: int, n: int, seed: int) -> list[int]:
@@ -144,7 +99,7 @@ def glue_work(cfg: Config, device: torch.device) -> Work:
     limit, n = cfg.length or task.length, cfg.texts or task.texts
 
     def read(split: str, chosen: list[int] | None) -> tuple[list[Batch], list[NDArray[np.int64]]]:
-        data = records("nyu-mll/glue", short, split)
+        data = public.data_set("nyu-mll/glue", short, split)
         data = data.select(some(len(data), n, cfg.seed)) if chosen is None else data
         rows = [[record[c] for c in columns] for record in data]
         batches, parts = encoded(tokenizer, rows, limit, cfg.batch, device)
@@ -263,9 +218,9 @@ def squad_work(cfg: Config, device: torch.device) -> Work:
     task = TASKS[cfg.task]
     model, tokenizer = checkpoint("QuestionAnswering", task.source[0])
     arch, limit = architecture(model.to(device)), cfg.length or task.length
-    train = records(task.source[1], "plain_text", "train")
+    train = public.data_set(task.source[1], "plain_text", "train")
     train = train.select(some(len(train), cfg.texts or task.texts, cfg.seed))
-    judged = records(task.source[1], "plain_text", "validation")
+    judged = public.data_set(task.source[1], "plain_text", "validation")
     seen, unseen = (squad_windows(tokenizer, d, limit, cfg.batch, device) for d in (train, judged))
     contexts, truths = list(judged["context"]), [a["text"] for a in judged["answers"]]
 
@@ -303,7 +258,7 @@ def wikitext_work(cfg: Config, device: torch.device) -> Work:
     arch, length = architecture(model.to(device)), cfg.length or task.length
 
     def windows(split: str) -> Tensor:
-        text = "\n\n".join(records(task.source[1], "wikitext-2-raw-v1", split)["text"])
+        text = "\n\n".join(public.data_set(task.source[1], "wikitext-2-raw-v1", split)["text"])
         ids = torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"])
         n = len(ids) // length
         if n < 1:
@@ -342,4 +297,4 @@ def work_of(cfg: Config, device: torch.device) -> Work:
     return makers[TASKS[cfg.task].data](cfg, device)
 
 
-__all__ = ["agreed_labels", "answers", "checkpoint", "f1", "records", "work_of"]
+__all__ = ["agreed_labels", "answers", "checkpoint", "f1", "work_of"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -15,11 +14,11 @@ from torch import nn
 
 from common import files
 from common.errors import UserError
-from common.textlab import corpus, models, store, tokens
+from common.textlab import corpus, models, public, store, tokens
 from common.textlab.corpus import Corpus
 
 VERSION = 1  # of what is kept
-GPT2, OPENWEBTEXT = "gpt2", "Skylion007/openwebtext"  # on the hub
+GPT2, OPENWEBTEXT = "openai-community/gpt2", "Skylion007/openwebtext"  # on the hub
 
 
 @dataclass(frozen=True)
@@ -181,47 +180,6 @@ def text_of(task: Task) -> Text:
 # -- the paper's text -----------------------------------------------------------------------------
 
 
-def from_the_hub(name: str, part: str | None = None, split: str = "train") -> Any:
-    """A data set: JSON Lines below ``$PAPERS_DATA/mst/<last part of the name>``, else the hub's.
-
-    Raises:
-        UserError: if it is in neither place.
-    """
-    import datasets
-
-    local, folder = name.split("/")[-1], files.cache_root() / "huggingface"
-    try:
-        where = files.find_data(f"mst/{local}", name, "JSON Lines with a field 'text'")
-    except UserError as missing:
-        try:
-            return datasets.load_dataset(name, part, split=split, cache_dir=str(folder))
-        except Exception as error:  # the library has many kinds
-            first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(f"{missing}; the hub does not give it ({first})") from error
-    lines = sorted(map(str, where.glob("*.jsonl"))) if where.is_dir() else [str(where)]
-    if not lines:
-        raise UserError(f"{where} holds no *.jsonl; each line is an object with a field 'text'")
-    return datasets.load_dataset("json", data_files=lines, split="train", cache_dir=str(folder))
-
-
-def gpt2_tokenizer() -> Any:
-    """GPT-2's own: the folder ``$PAPERS_DATA/gpt2``, else the hub's.
-
-    Raises:
-        UserError: if it is in neither place.
-    """
-    import transformers
-
-    try:
-        where: Path | str = files.find_data("gpt2", "GPT-2's tokenizer", "hf download gpt2")
-    except UserError as missing:
-        try:
-            return transformers.AutoTokenizer.from_pretrained(GPT2)
-        except (OSError, ValueError) as error:
-            raise UserError(f"{missing}; the hub does not give it") from error
-    return transformers.AutoTokenizer.from_pretrained(where)
-
-
 def numbers(tokenizer: Any, texts: Any, batch: int = 1000) -> Iterator[NDArray[np.uint16]]:
     """Tokens of many texts, ``batch`` texts at a time, <|endoftext|> after each."""
     end, rows = tokenizer.eos_token_id, iter(texts)
@@ -242,29 +200,16 @@ def openwebtext(length: int) -> Text:
     with files.locked(folder / "lock", "", wait=True):
         paths = {part: folder / f"{part}.npy" for part in ("train", "validation")}
         if not all(path.is_file() for path in paths.values()):
-            tokenizer = gpt2_tokenizer()
-            parts = from_the_hub(OPENWEBTEXT).train_test_split(test_size=0.0005, seed=2357)
+            tokenizer = public.tokenizer(GPT2)
+            parts = public.data_set(OPENWEBTEXT, columns=("text",)).train_test_split(
+                test_size=0.0005, seed=2357
+            )
             for part, rows in (("train", parts["train"]), ("validation", parts["test"])):
-                write_numbers(paths[part], numbers(tokenizer, rows))
+                store.sequence(paths[part], numbers(tokenizer, rows), np.uint16)
     found = {part: np.load(path, mmap_mode="r", allow_pickle=False) for part, path in paths.items()}
     if min(map(len, found.values())) <= length:
         raise UserError(f"OpenWebText has parts of less than {length + 1} tokens; remove {folder}")
     return Text(found["train"], found["validation"], None, OPENWEBTEXT)
-
-
-def write_numbers(path: Path, parts: Iterator[NDArray[np.uint16]]) -> None:
-    """One array file of parts that come one after the other; it appears whole or not at all."""
-    raw, made = path.with_suffix(".raw"), path.with_suffix(".part")
-    with raw.open("wb") as file:
-        for part in parts:
-            file.write(part.tobytes())
-    n = raw.stat().st_size // 2
-    whole = np.lib.format.open_memmap(made, mode="w+", dtype=np.uint16, shape=(n,))
-    if n:
-        whole[:] = np.memmap(raw, dtype=np.uint16, mode="r")
-    whole.flush()
-    made.replace(path)
-    raw.unlink()
 
 
 __all__ = [
@@ -272,8 +217,6 @@ __all__ = [
     "TASKS",
     "Task",
     "Text",
-    "from_the_hub",
-    "gpt2_tokenizer",
     "model_of",
     "numbers",
     "openwebtext",

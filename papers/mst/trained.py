@@ -10,12 +10,12 @@ from torch import Tensor
 
 from common.errors import UserError
 from common.run import Run
-from common.textlab import tokens
+from common.textlab import public, tokens
 from papers.mst.config import Config
 from papers.mst.costs import prunable
 from papers.mst.learning import nll
 from papers.mst.plan import Plan, plan_of
-from papers.mst.task import CORPORA, gpt2_tokenizer, model_of
+from papers.mst.task import CORPORA, GPT2, model_of
 
 
 def model_from(run: Run, plan: Plan) -> Any:
@@ -89,7 +89,7 @@ def load(folder: Path) -> LanguageModel:
     run = Run.load(folder)
     plan = plan_of(run.config(Config))
     if plan.task.text == "openwebtext":
-        tokenizer = gpt2_tokenizer()
+        tokenizer = public.tokenizer(GPT2)
     else:
         tokenizer = tokens.tokenizer(CORPORA[plan.task.text](), plan.task.vocabulary)
     return LanguageModel(model_from(run, plan), tokenizer, plan)

@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from common.textlab import evaluate, tokens
+from common.textlab import evaluate, public, tokens
 from papers.mst.learning import nll
-from papers.mst.task import Task, from_the_hub, gpt2_tokenizer, numbers
+from papers.mst.task import GPT2, Task, numbers
 
-# name -> data set, configuration, part; JSON Lines in $PAPERS_DATA/mst come first
+# name -> data set, configuration, part
 TEXTS = {
     "LAMBADA": ("EleutherAI/lambada_openai", "default", "test"),
     "Penn Treebank": ("ptb-text-only/ptb_text_only", None, "test"),
@@ -24,11 +24,10 @@ TASKS = {"lambada_openai": 0, "rte": 5, "sst2": 5}  # of the harness, with their
 
 def of_texts(model: Any, task: Task) -> Iterator[tuple[str, float]]:
     """Mean -log p per token of GPT-2's vocabulary, on windows of the whole context."""
-    tokenizer = gpt2_tokenizer()
+    tokenizer = public.tokenizer(GPT2)
     for name, (place, part, split) in TEXTS.items():
-        words = (
-            row.get("text") or row.get("sentence", "") for row in from_the_hub(place, part, split)
-        )
+        there = public.data_set(place, part, split)
+        words = (row.get("text") or row.get("sentence", "") for row in there)
         rows = ({"text": text} for text in words if text.strip())  # the hub's treebank: "sentence"
         ids = np.concatenate(list(numbers(tokenizer, rows)))
         windows = tokens.fixed_windows(ids, task.length, task.validation)
@@ -37,6 +36,6 @@ def of_texts(model: Any, task: Task) -> Iterator[tuple[str, float]]:
 
 def of_tasks(model: Any) -> Iterator[tuple[str, float]]:
     """Accuracy on tasks of the harness, zero-shot and few-shot."""
-    tokenizer = gpt2_tokenizer()
+    tokenizer = public.tokenizer(GPT2)
     for name, shots in TASKS.items():
         yield name, evaluate.harness(model, tokenizer, [name], num_fewshot=shots)[name]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections import Counter
 from collections.abc import Sequence
@@ -13,9 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from common import files
-from common.errors import UserError
-from common.textlab import corpus, tokens
+from common.textlab import corpus, public, tokens
 from papers.sewa.examples import Plain, Work, accuracy, classification, constant
 from papers.sewa.networks import Encoder
 
@@ -85,31 +82,12 @@ def of_text(
 
 
 def ag_news(split: str) -> tuple[list[str], list[int]]:
-    """Texts and classes: JSON Lines in $PAPERS_DATA/sewa/ag_news, else the hub's.
+    """Texts and classes.
 
     Raises:
         UserError: if they cannot be had.
     """
-    try:
-        path = files.find_data(f"sewa/ag_news/{split}.jsonl", "AG News", "")
-        lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-        return [line["text"] for line in lines], [int(line["label"]) for line in lines]
-    except UserError:
-        pass
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"sewa/ag_news/{split}.jsonl is damaged ({error}); each line is "
-            '{"text": ..., "label": 0 to 3}'
-        ) from error
-    try:
-        import datasets
-
-        table = datasets.load_dataset(AG_NEWS, split=split)
-    except Exception as error:  # no package, no network: the same remedy
-        raise UserError(
-            f"AG News is neither at $PAPERS_DATA/sewa/ag_news/{split}.jsonl nor could {AG_NEWS} "
-            f"be fetched ({type(error).__name__}); put lines with text and label there"
-        ) from error
+    table = public.data_set(AG_NEWS, split=split, columns=("text", "label"))
     return list(table["text"]), [int(label) for label in table["label"]]
 
 

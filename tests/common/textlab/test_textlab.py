@@ -249,14 +249,6 @@ def test_decay_is_for_matrices() -> None:
     assert {p.dim() for p in decayed["params"]} == {2} and {p.dim() for p in free["params"]} == {1}
 
 
-def test_a_missing_model_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="cannot be had"):
-        models.pretrained(str(tmp_path / "nothing"))
-    MODELS["llama"]().save_pretrained(tmp_path / "model")
-    assert models.n_parameters(models.pretrained(str(tmp_path / "model"))) > 0
-
-
 # -- evaluation -----------------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from common.textlab.corpus import Corpus, Document
+from papers.disf.published import NAME
 
 WORDS = "read write open close send file line node task value name list queue test event key"
 DOMAINS = ("core", "network", "test")
@@ -85,7 +86,7 @@ def slimpajama(folder: Path) -> None:
                     "meta": {"redpajama_set_name": domain},
                 }
                 lines.append(json.dumps(row))
-            path = folder / "slimpajama" / split / "chunk1" / f"example_{split}_{i}.jsonl"
+            path = folder / NAME / split / "chunk1" / f"example_{split}_{i}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("\n".join(lines) + "\n")
 

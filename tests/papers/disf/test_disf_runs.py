@@ -16,6 +16,7 @@ import torch
 import papers.disf as disf
 from common.errors import UserError
 from common.rows import Rows
+from common.textlab import public
 from papers.disf import checks, features, geometry, pool, published, shards, source, train
 from papers.disf import eval as evaluation
 from papers.disf.config import CheckConfig, Config, GeometryConfig
@@ -298,10 +299,10 @@ def paper(small: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A tiny SlimPajama, Contriever and tokenizer where they are looked for."""
     root = tmp_path / "data"
     stand_in.slimpajama(root)
-    stand_in.encoder(root / "contriever")
-    stand_in.tokenizer(root / "llama-tokenizer")
+    stand_in.encoder(root / features.CONTRIEVER)
+    stand_in.tokenizer(root / published.TOKENIZER)
     monkeypatch.setenv("PAPERS_DATA", str(root))
-    published.tokenizer.cache_clear()
+    features.loaded.cache_clear()
     changes = {**stand_in.TASK, "files": 50, "target": "core", "batch": 8, "picks": 2}
     for name in ("tinyllama-120m", "tinyllama-560m", "tinyllama-1.1b"):
         monkeypatch.setitem(TASKS, name, replace(TASKS[name], **changes))
@@ -317,7 +318,7 @@ def read_lines(name: str) -> Any:
 
 
 def test_slimpajama_by_datasets(paper: Path) -> None:
-    name = published.parts("train")[1]
+    name = public.parts(published.NAME, "train/**/*.jsonl*")[1]
     assert list(published.rows(name)) == list(read_lines(name))
 
 
@@ -350,10 +351,10 @@ def test_slimpajama_is_selected_from(paper: Path, monkeypatch: pytest.MonkeyPatc
 def test_what_cannot_be_had(paper: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="the tokenizer has 21 tokens"):
         published.source(replace(TASKS["tinyllama-120m"], vocabulary=20), "cpu")
-    for path in (paper / "slimpajama" / "train").rglob("*.jsonl"):
+    for path in (paper / published.NAME / "train").rglob("*.jsonl"):
         path.unlink()
-    with pytest.raises(UserError, match=r"holds no \*.jsonl"):
-        published.parts("train")
+    with pytest.raises(UserError, match=r"holds no file train/"):
+        published.source(TASKS["tinyllama-120m"], "cpu")
 
 
 # -- scales ----------------------------------------------------------------------------------------

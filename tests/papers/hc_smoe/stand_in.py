@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import numpy as np
 import torch
 
 from common.textlab.corpus import Corpus, Document
+from papers.hc_smoe.task import C4
 
 TRAINING: dict[str, Any] = {
     **{"vocabulary": 300, "length": 24, "layers": 2, "width": 16, "heads": 2, "experts": 4},
@@ -58,10 +60,11 @@ def c4(root: Path) -> Path:
     """JSON Lines as C4's, where $PAPERS_DATA is ``root``."""
     import json
 
-    folder = root / "c4"
-    folder.mkdir(parents=True)
+    name, file = C4
+    path = root / name / file
+    path.parent.mkdir(parents=True)
     lines = [json.dumps({"text": d.text, "url": d.path}) for d in text(1).documents]
-    (folder / "c4-train.00000-of-01024.json").write_text("\n".join(lines), encoding="utf-8")
+    path.write_bytes(gzip.compress("\n".join(lines).encode()))
     return root
 
 

@@ -258,9 +258,9 @@ def test_a_public_mixture(public: Path, name: str, kind: str) -> None:
 
 def test_weights_in_half_precision(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on a GPU: every method takes bfloat16 and gives it back."""
-    read = subjects.models.pretrained
+    read = subjects.public.model
     half = {"dtype": torch.bfloat16}
-    monkeypatch.setattr(subjects.models, "pretrained", lambda name, **_: read(name, **half))
+    monkeypatch.setattr(subjects.public, "model", lambda kind, name, **_: read(kind, name, **half))
     folder = stand_in.public_mixture(public / "model", "qwen")
     cfg = config(public, kind="qwen1.5-moe", model=str(folder))
     own = subject_of(cfg, 0, torch.device("cpu"))
@@ -275,7 +275,7 @@ def test_weights_in_half_precision(public: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_what_a_public_mixture_needs(public: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    with pytest.raises(UserError, match="cannot be had.*download it"):
+    with pytest.raises(UserError, match="nor to be had.*hf download"):
         train.train(config(public, task="qwen1.5-moe", model=str(public / "nowhere")))
     folder = stand_in.public_mixture(public / "model", "qwen")
     cfg = config(public, "hc-avg", "qwen1.5-moe", model=str(folder), calibration=100_000)

@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 import torch
 
-from common.errors import UserError
 from common.textlab import models
 from papers.liar import published
 from papers.liar.config import Config
@@ -175,13 +174,3 @@ def test_the_answer_of_a_context(at_hand: None) -> None:
     found: Callable[..., Any] = told
     assert published.answers(found, windows, data["context"]) == [data["context"][0].split()[20]]
     assert model.training is False
-
-
-def test_what_is_missing_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UserError, match="hf download no/model"):
-        published.checkpoint("CausalLM", "no/model")
-    (tmp_path / "no" / "data").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"no/data/one/train\.jsonl"):
-        published.records("no/data", "one", "train")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ import torch
 from common.claims import INCONCLUSIVE, NOT_SPECIFIC, REPRODUCED, NoResults
 from common.errors import UserError
 from common.rows import Rows
-from papers.mst import claims, report, task
+from common.textlab import public
+from papers.mst import claims, report, task, zero_shot
 from papers.mst.methods import METHODS
 from tests.papers import kit
 
@@ -145,7 +146,7 @@ def tiny(job: Any) -> Sequence[str]:
 
 
 @pytest.mark.parametrize("scale", ["smoke", "default", "study", "tuning", "gpu", "paper"])
-@pytest.mark.usefixtures("small", "public")
+@pytest.mark.usefixtures("small", "stand_ins")
 def test_every_stage_of_every_scale_on_stand_ins(
     scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -172,19 +173,19 @@ def test_tables_and_figures_without_runs() -> None:
 
 
 @pytest.fixture
-def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_words: list[str]) -> Path:
+def stand_ins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, small_words: list[str]) -> Path:
     """Stand-ins of what the paper's scale reads: a tokenizer's folder, JSON Lines, the harness."""
     root = tmp_path / "data"
-    make_tokenizer(root / "gpt2", small_words)
-    (root / "mst" / "openwebtext").mkdir(parents=True)
+    make_tokenizer(root / task.GPT2, small_words)
+    (root / task.OPENWEBTEXT).mkdir(parents=True)
     lines = [json.dumps({"text": text}) for text in small_words]
-    (root / "mst" / "openwebtext" / "part-0.jsonl").write_text("\n".join(lines * 20))
-    for name in ("lambada_openai", "ptb_text_only", "wikitext", "lm1b"):
-        folder = root / "mst" / name
-        folder.mkdir()
-        field = "sentence" if name == "ptb_text_only" else "text"  # as on the hub
+    (root / task.OPENWEBTEXT / "train.jsonl").write_text("\n".join(lines * 20))
+    for name, part, split in zero_shot.TEXTS.values():
+        folder = root / name / (part or "")
+        folder.mkdir(parents=True)
+        field = "sentence" if "ptb" in name else "text"  # as on the hub
         own = [json.dumps({field: text}) for text in [*small_words[:9], " "]]
-        (folder / "test.jsonl").write_text("\n".join(own))
+        (folder / f"{split}.jsonl").write_text("\n".join(own))
     monkeypatch.setenv("PAPERS_DATA", str(root))
     harness(monkeypatch)
     return root
@@ -229,38 +230,17 @@ def harness(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lm_eval.models.huggingface", inner)
 
 
-@pytest.mark.usefixtures("small", "public")
+@pytest.mark.usefixtures("small", "stand_ins")
 def test_openwebtext_is_divided_and_written_once(monkeypatch: pytest.MonkeyPatch) -> None:
     text = task.openwebtext(16)
-    tokenizer = task.gpt2_tokenizer()
+    tokenizer = public.tokenizer(task.GPT2)
     end = tokenizer.eos_token_id
     assert (text.train == end).sum() + (text.validation == end).sum() == 2400
     assert (text.validation == end).sum() == 2  # 0.05 %, rounded up
     first = text.train[: int(np.flatnonzero(text.train == end)[0])]
     assert len(tokenizer.decode(first.tolist()).split()) == 60
-    monkeypatch.setattr(task, "gpt2_tokenizer", lambda: pytest.fail("it is there"))
+    monkeypatch.setattr(public, "tokenizer", lambda _: pytest.fail("it is there"))
     again = task.openwebtext(16)
     assert np.array_equal(again.train, text.train) and again.train.dtype == np.uint16
     with pytest.raises(UserError, match="less than"):
         task.openwebtext(10**6)
-
-
-@pytest.mark.usefixtures("small")
-def test_what_is_not_there_is_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import datasets
-    import transformers
-
-    def refuse(*_: Any, **__: Any) -> Any:
-        raise ConnectionError("no way out")
-
-    monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(UserError, match=r"mst/openwebtext.*no way out"):
-        task.from_the_hub(task.OPENWEBTEXT)
-    (tmp_path / "mst" / "openwebtext").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"no \*.jsonl"):
-        task.from_the_hub(task.OPENWEBTEXT)
-    missing: Callable[..., Any] = lambda *_, **__: (_ for _ in ()).throw(OSError("offline"))  # noqa: E731
-    monkeypatch.setattr(transformers.AutoTokenizer, "from_pretrained", missing)
-    with pytest.raises(UserError, match="hf download gpt2"):
-        task.gpt2_tokenizer()

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
-import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,6 @@ import pytest
 
 from common.claims import INCONCLUSIVE, NOT_SPECIFIC, REPRODUCED, NoResults
 from common.control.episodes import Episode, write_minari
-from common.errors import UserError
 from common.rows import Rows
 from papers.sewa import claims, report, texts
 from papers.sewa.methods import METHODS
@@ -200,29 +197,16 @@ def public(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for split, n in (("train", 24), ("test", 10)):
         records = rng.integers(0, 100, (n, 3074)).astype(np.uint8)
         (root / "cifar-100-binary" / f"{split}.bin").write_bytes(records.tobytes())
-    (root / "sewa" / "ag_news").mkdir(parents=True)
+    (root / texts.AG_NEWS).mkdir(parents=True)
     for split in ("train", "test"):
         lines = [json.dumps({"text": f"Word{i % 4} and, more {i % 4}.", "label": i % 4})
                  for i in range(32)]  # fmt: skip
-        (root / "sewa" / "ag_news" / f"{split}.jsonl").write_text("\n".join(lines))
+        (root / texts.AG_NEWS / f"{split}.jsonl").write_text("\n".join(lines))
     monkeypatch.setenv("PAPERS_DATA", str(root))
     return root
 
 
-def test_news_of_the_hub_or_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PAPERS_DATA", str(tmp_path))
-    package = types.ModuleType("datasets")
-    table = {"text": ["a b", "c"], "label": [1, 3]}
-    package.load_dataset = lambda name, split: table  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "datasets", package)
-    assert texts.ag_news("train") == (["a b", "c"], [1, 3])
-    package.load_dataset = lambda name, split: {}[name]  # type: ignore[attr-defined]
-    with pytest.raises(UserError, match=r"sewa/ag_news/train\.jsonl"):
-        texts.ag_news("train")
-    (tmp_path / "sewa" / "ag_news").mkdir(parents=True)
-    (tmp_path / "sewa" / "ag_news" / "train.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="damaged"):
-        texts.ag_news("train")
+def test_words_as_numbers() -> None:
     known = {"a": 2, "b": 3}
     assert texts.numbered(["A b.", "b"], known, 4).tolist() == [[2, 3, 1, 0], [3, 0, 0, 0]]
 

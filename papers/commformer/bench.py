@@ -9,11 +9,9 @@ and backward of one attention, one thread, CPU time, medians of interleaved repe
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 from torch import Tensor
@@ -21,6 +19,7 @@ from torch import Tensor
 from common import files
 from common.cli import run_cli
 from common.stacked import seed_generators
+from common.timing import alternately
 from common.torch_utils import setup
 from papers.commformer.agent import Agent
 from papers.commformer.baselines import random_graph
@@ -96,16 +95,7 @@ def bench(cfg: BenchConfig) -> None:
     setup("cpu", 0)
     result: dict[str, dict[str, float]] = {}
     for name, make in (("attention", attentions), ("step on phi", updates)):
-        sides = make(cfg)
-        seconds: dict[str, list[float]] = {side: [] for side in sides}
-        for call in sides.values():
-            call()
-        for _ in range(cfg.repeats):
-            for side, call in sides.items():
-                began = time.process_time()
-                call()
-                seconds[side].append(time.process_time() - began)
-        found = {side: 1e3 * median(values) for side, values in seconds.items()}
+        found = alternately(make(cfg), cfg.repeats)
         slow, fast = found.values()
         result[name] = {**found, "ratio": slow / fast}
         text = ", ".join(f"{side} {value:.1f} ms" for side, value in found.items())

@@ -8,16 +8,15 @@ One layer of random experts, r = n / 2; one thread, CPU time, medians of interle
 from __future__ import annotations
 
 import itertools
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 
 from common import files
 from common.cli import run_cli
+from common.timing import alternately
 from common.torch_utils import setup
 from papers.hc_smoe import baselines
 from papers.hc_smoe.clustering import agglomerate
@@ -41,19 +40,6 @@ class BenchConfig:
     width: int = 64  # D
     hidden: int = 128  # ff
     repeats: int = 3  # interleaved
-
-
-def timed(sides: dict[str, Callable[[], object]], repeats: int) -> dict[str, float]:
-    """Milliseconds of each side."""
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for call in sides.values():
-        call()
-    for _ in range(repeats):
-        for side, call in sides.items():
-            began = time.process_time()
-            call()
-            seconds[side].append(time.process_time() - began)
-    return {side: 1e3 * median(values) for side, values in seconds.items()}
 
 
 def reductions(cfg: BenchConfig, n: int) -> dict[str, Callable[[], object]]:
@@ -100,9 +86,10 @@ def bench(cfg: BenchConfig) -> None:
     """Prints milliseconds of each side."""
     setup("cpu", 0)
     result = {
-        f"{n} to {n // 2} experts": timed(reductions(cfg, n), cfg.repeats) for n in cfg.experts
+        f"{n} to {n // 2} experts": alternately(reductions(cfg, n), cfg.repeats)
+        for n in cfg.experts
     }
-    result["layer, 4 selections"] = timed(evaluations(cfg), cfg.repeats)
+    result["layer, 4 selections"] = alternately(evaluations(cfg), cfg.repeats)
     for name, found in result.items():
         text = ", ".join(f"{side} {value:.1f} ms" for side, value in found.items())
         print(f"{name}: {text}", flush=True)

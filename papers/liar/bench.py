@@ -8,16 +8,15 @@ repeats.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import median
 
 import torch
 
 from common import files
 from common.cli import run_cli
+from common.timing import alternately
 from common.torch_utils import setup
 from papers.liar import baselines, method
 from papers.liar.architecture import Architecture, Batch, Dense, architecture
@@ -91,16 +90,7 @@ def bench(cfg: BenchConfig) -> None:
     setup("cpu", 0)
     result: dict[str, dict[str, float]] = {}
     for name, make in (("whole model", reconstructions), ("one module", solvers)):
-        sides = make(cfg)
-        seconds: dict[str, list[float]] = {side: [] for side in sides}
-        for call in sides.values():
-            call()
-        for _ in range(cfg.repeats):
-            for side, call in sides.items():
-                began = time.process_time()
-                call()
-                seconds[side].append(time.process_time() - began)
-        result[name] = {side: 1e3 * median(values) for side, values in seconds.items()}
+        result[name] = alternately(make(cfg), cfg.repeats)
         text = ", ".join(f"{side} {value:.1f} ms" for side, value in result[name].items())
         print(f"{name}: {text}", flush=True)
     if cfg.json:

@@ -8,17 +8,16 @@ thread, CPU time, medians of interleaved repeats.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
 import torch
 
 from common import files
 from common.cli import run_cli
 from common.textlab.training import descend
+from common.timing import alternately
 from common.torch_utils import setup
 from papers.mst.costs import prunable
 from papers.mst.learning import adamw, gradient
@@ -71,15 +70,7 @@ def bench(cfg: BenchConfig) -> None:
         "update of the topology": iteration(task, sparsity=0.9, cut=True, evolves=True),
         "dense, twice the windows": iteration(twice, sparsity=0.0, cut=False, evolves=False),
     }
-    seconds: dict[str, list[float]] = {side: [] for side in sides}
-    for run in sides.values():
-        run()
-    for _ in range(cfg.repeats):
-        for side, run in sides.items():
-            began = time.process_time()
-            run()
-            seconds[side].append(time.process_time() - began)
-    found = {side: 1e3 * median(values) for side, values in seconds.items()}
+    found = alternately(sides, cfg.repeats)
     for side, value in found.items():
         print(f"{side}: {value:.1f} ms, {value / found['dense']:.2f} x", flush=True)
     if cfg.json:

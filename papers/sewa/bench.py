@@ -8,16 +8,15 @@ takes does not depend on the weights.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from statistics import median
 
 import torch
 
 from common import files
 from common.cli import run_cli
+from common.timing import alternately
 from common.torch_utils import setup
 from papers.sewa import baselines
 from papers.sewa.examples import Work
@@ -73,18 +72,10 @@ def bench(cfg: BenchConfig) -> None:
     found: dict[str, float] = {}
     for name in cfg.tasks:
         sides = sides_of(*prepared(TASKS[name]), cfg.samples)
-        seconds: dict[str, list[float]] = {side: [] for side in sides}
-        for run in sides.values():
-            run()
-        for _ in range(cfg.repeats):
-            for side, run in sides.items():
-                began = time.process_time()
-                run()
-                seconds[side].append(time.process_time() - began)
-        for side, values in seconds.items():
+        for side, value in alternately(sides, cfg.repeats).items():
             count = f"{cfg.samples} " if side.startswith(("steps", "masks")) else ""
-            found[f"{name}: {count}{side}"] = 1e3 * median(values)
-            print(f"{name}: {count}{side}: {1e3 * median(values):.1f} ms", flush=True)
+            found[f"{name}: {count}{side}"] = value
+            print(f"{name}: {count}{side}: {value:.1f} ms", flush=True)
     if cfg.json:
         files.write_json(cfg.json, found)
 

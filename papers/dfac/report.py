@@ -12,7 +12,7 @@ from common.marl.matrix_games import GAMES as TABLES
 from common.plotting import Figure, curve
 from common.report import Column, Drawing, Panel, Table, by_method, grid, mean
 from common.rows import Rows
-from papers.dfac.claims import GAME, HARD, MAP, NOISE, RANDOM
+from papers.dfac.claims import GAME, HARD, MAP, NOISE, RANDOM, RELEASED
 from papers.dfac.games import exact_quantiles, joint_actions
 from papers.dfac.methods import METHODS
 from papers.dfac.task import BATTLES, game_task
@@ -150,10 +150,11 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
         return drawn
     found = {e["method"]: e["data"] for e in reversed(extras) if e["task"] == GAME}
     if found:
+        battles = "Right: greedy win rate on SMAX-3m. " if rows.of(task=MAP) else ""
         text = (
             "Two-step game: learnt quantile functions of its cells (first seed; black: exact) and "
-            "W1 to the exact laws over updates. Right: greedy win rate on SMAX-3m. Means and 95 % "
-            "bands over seeds; a scalar's law is a point."
+            f"W1 to the exact laws over updates. {battles}Means and 95 % bands over seeds; a "
+            "scalar's law is a point."
         )
         drawn["laws"] = Drawing(law_figure(rows, found), text, main=True)
     of_game = {"w1_mean": "W1", "worst_mean_error": "worst mean", "optimal": "optimal play"}
@@ -164,6 +165,7 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
         shown = [Panel(t, {"task": task, "metric": f"{m}_curve"}) for m, t in metrics.items()]
         if figure := report.curves(rows, METHODS, shown, xlabel=xlabel):
             text = "share of seeds that play optimally" if task in NAMES else "of training batches"
+            text += "; as released DDN draws one sample, which has none" if task == RELEASED else ""
             text = f"{NAMES.get(task, task)}: {', '.join(metrics.values())} ({text})"
             drawn[task.replace("-", "_")] = Drawing(figure, f"{text}; mean, 95 % band over seeds.")
     return drawn
@@ -172,7 +174,10 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
 def law_figure(rows: Rows, found: Mapping[str, Any]) -> Figure:
     """Quantile functions of the two cells with the least and the largest spread, two curves."""
     colour, dash = METHODS.colours(), METHODS.dashes()
-    figure, axes = report.axes_for(4, 4, 2.9, 2.7)
+    panels = [(GAME, "w1_mean", "two-step game: W1"), (MAP, "win_rate", "SMAX-3m: win rate")]
+    panels = [panel for panel in panels if rows.of(task=panel[0], metric=f"{panel[1]}_curve")]
+    n = 2 + len(panels)
+    figure, axes = report.axes_for(n, n, 2.9, 2.7)
     task = game_task(GAME)
     game = TABLES[task.game]()
     lines: dict[str, Any] = {}
@@ -188,7 +193,6 @@ def law_figure(rows: Rows, found: Mapping[str, Any]) -> Figure:
         lines["exact"] = line
         actions = ", ".join(map(str, joint_actions(game)[cell]))
         ax.set(title=f"law of ({actions})", xlabel="level", ylabel="return")
-    panels = [(GAME, "w1_mean", "two-step game: W1"), (MAP, "win_rate", "SMAX-3m: win rate")]
     for ax, (where, metric, title) in zip(axes[2:], panels, strict=True):
         of = rows.of(task=where, metric=f"{metric}_curve")
         for name in METHODS:

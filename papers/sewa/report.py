@@ -14,6 +14,7 @@ from papers.sewa.methods import METHODS
 TITLES = {
     "bc-hopper": "Hopper",
     "digits": "digits",
+    "digits-clean": "digits, right labels",
     "digits-spoiled": "digits, a quarter spoiled",
     "digits-negated": "digits, a quarter negated",
     "digits-aliased": "digits, references only",
@@ -26,6 +27,7 @@ TITLES = {
     "ag-news": "AG News",
 }
 SHORT = {"bc-hopper": "return", "digits": "accuracy", "text": "accuracy"}
+SHORT |= {"digits-clean": "accuracy"}
 MAIN = ("bc-hopper", "digits", "text")
 REFERENCE = [METHODS.label("oracle")]
 TABLE = ("sewa", "last", "lawa", "swa", "all", "ema", "ema-steps", "random", "greedy", "search",
@@ -88,7 +90,7 @@ def tables(rows: Rows) -> list[Table]:
 
 
 def main_table(rows: Rows, tasks: list[str]) -> Table | None:
-    """Scores and training losses of up to three tasks, K = 10, and the spoiled snapshots."""
+    """Scores and training losses of up to three tasks, K = 10, and the digits' variants."""
     chosen = [t for t in MAIN if t in tasks] or tasks[:3]
     if not chosen:
         return None
@@ -98,10 +100,13 @@ def main_table(rows: Rows, tasks: list[str]) -> Table | None:
         size = 10 if 10 in K else K[0]
         of = {"task": t, "K": size}
         columns.append(Column(TITLES[t], {**of, "metric": "score"}, "max"))
-        columns.append(Column("its training loss", {**of, "metric": "train_loss"}, "min", plain))
-    if "digits-spoiled" in tasks:
-        of = {"task": "digits-spoiled", "metric": "score"}
-        columns.append(Column("digits, spoiled", of, "max", plain))
+        if t in MAIN[:2] or len(chosen) < 3:
+            columns.append(
+                Column("its training loss", {**of, "metric": "train_loss"}, "min", plain)
+            )
+    for t, head in (("digits-clean", "digits, right labels"), ("digits-spoiled", "spoiled")):
+        if t in tasks:
+            columns.append(Column(head, {"task": t, "metric": "score"}, "max", plain))
     names = [n for n in METHODS if n in TABLE or METHODS[n].role == "added"]
     if not rows.of(method=names, metric="score"):
         names = list(METHODS)
@@ -139,7 +144,7 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
     drawn: dict[str, Drawing] = {}
     panels = []
     for metric, name in (("score", ""), ("log_train_loss", "log training loss")):
-        for t in tasks[:3]:
+        for t in [t for t in MAIN if t in tasks] or tasks[:3]:
             K = rows.of(task=t, metric="score").unique("K")
             of = {"task": t, "metric": metric, "K": 10 if 10 in K else K[0]}
             panels.append(Panel(f"{TITLES[t]}", of, name or SHORT.get(t, "score")))

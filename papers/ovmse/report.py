@@ -22,10 +22,6 @@ STAGES = {
         {"offline_win_rate": "win rate", "offline_q": "Q", "offline_gap": "conservative term"},
         *("update", "Offline training: mean over seeds and 95 % band."),
     ),
-    "behaviour": (
-        {"behaviour_win_rate": "win rate"},
-        *("environment steps", "The behaviour of the data, until it was medium or to the end."),
-    ),
 }
 DOTS = {"dip": "dip", "area": "auc", "final": "final"}
 DATA = {

@@ -219,7 +219,6 @@ def test_every_stage_of_every_scale_on_stand_ins(
     drawn = {figure["name"] for figure in found["figures"]}
     if scale == "default":
         assert {"online", "online_8m_medium", "seeds_3m_medium", "chain", "offline"} <= drawn
-        assert "behaviour" in drawn
         assert found["tables"][0]["main"] and len(found["tables"][0]["rows"]) == 12
     if scale == "study":
         assert rows.of(method="ovmse", metric="auc").unique("lambda0") == [0.5, 1.0]

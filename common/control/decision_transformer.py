@@ -151,6 +151,8 @@ def _gpt2(config: TransformerConfig) -> Any:
     blocks = GPT2Model(
         GPT2Config(
             vocab_size=1,  # there are no words
+            bos_token_id=None,
+            eos_token_id=None,
             n_positions=TOKENS * (config.context + config.prompt),
             n_embd=config.width,
             n_layer=config.layers,

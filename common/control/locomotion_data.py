@@ -30,7 +30,7 @@ Act = Callable[[Floats], Floats]
 _REFERENCE, _DATA = 7, 8  # streams of seeds
 BEHAVIOUR = {
     "random": "uniform actions",
-    "medium": "the snapshot half way from random to the best",
+    "medium": "the snapshot nearest to half way from random to the best",
     "replay": "the search's tries, evenly from the first to the medium snapshot",
     "medium-expert": "the medium and the best snapshot, in turn",
     "expert": "the best snapshot",
@@ -110,9 +110,9 @@ def best(snapshots: list[Snapshot]) -> int:
 
 
 def medium(snapshots: list[Snapshot], random: float) -> int:
-    """Number of the first snapshot half way from the ``random`` return to the highest score."""
+    """Number of the snapshot nearest to half way from the ``random`` return to the best score."""
     half = (random + snapshots[best(snapshots)].score) / 2
-    return next(i for i, s in enumerate(snapshots) if s.score >= half)
+    return min(range(len(snapshots)), key=lambda i: abs(snapshots[i].score - half))
 
 
 def _actors(

@@ -38,6 +38,7 @@ class SearchConfig:
     best: int = 6  # directions that count
     noise: float = 0.03  # size of the directions
     step: float = 0.02
+    evaluations: int = 4  # episodes of every snapshot, for its score alone
     seed: int = 0
     version: int = 1  # of the search
 
@@ -64,9 +65,9 @@ FEATURES: dict[str, Callable[[Floats], Floats]] = {"Reacher-v5": reaching}
 SEARCHES = {  # what finds a good policy in seconds, so that papers share one search
     "HalfCheetah-v5": SearchConfig("HalfCheetah-v5", iterations=60),
     "Swimmer-v5": SearchConfig("Swimmer-v5", iterations=20, noise=0.05, step=0.04),
-    "Reacher-v5": SearchConfig("Reacher-v5", steps=100, iterations=30),
+    "Reacher-v5": SearchConfig("Reacher-v5", steps=100, iterations=40, step=0.005),
     "InvertedDoublePendulum-v5": SearchConfig(
-        "InvertedDoublePendulum-v5", iterations=60, noise=0.1, step=0.1
+        "InvertedDoublePendulum-v5", iterations=60, noise=0.1, step=0.05
     ),
 }
 
@@ -95,8 +96,8 @@ class Snapshot:
     """The policy at the beginning of an iteration."""
 
     policy: LinearPolicy
-    steps: int  # of the environment, before it
-    score: float  # mean return of the iteration's episodes
+    steps: int  # of the environment up to its evaluation, evaluations of all before included
+    score: float  # its mean return, without noise
 
 
 class Moments:
@@ -168,7 +169,7 @@ def play(
 
 
 def search(config: SearchConfig, make: Make | None = None) -> list[Snapshot]:
-    """One snapshot per iteration, and a last one of what was found; its score is its own.
+    """The policy at the beginning of every iteration, and the one after the last.
 
     Args:
         config: the search.
@@ -176,30 +177,35 @@ def search(config: SearchConfig, make: Make | None = None) -> list[Snapshot]:
     """
     env = (make or maker(config.environment))()
     features = FEATURES.get(config.environment, identity)
-    observed = len(features(np.zeros(env.observation_space.shape)))
-    acting = env.action_space.shape[0]
-    rng, moments = np.random.default_rng(config.seed), Moments(observed)
-    weights, found = np.zeros((acting, observed)), list[Snapshot]()
-    for _ in range(config.iterations):
+    seen, acting = len(features(np.zeros(env.observation_space.shape))), env.action_space.shape[0]
+    rng, moments = np.random.default_rng(config.seed), Moments(seen)
+    weights, found, taken = np.zeros((acting, seen)), list[Snapshot](), 0
+
+    def episode(policy: LinearPolicy, seed: int) -> Episode:
+        nonlocal taken
+        played = play(env, policy, seed, config.steps)
+        taken += len(played)
+        return played
+
+    for iteration in range(config.iterations + 1):
         policy = LinearPolicy(weights, moments.mean.copy(), moments.std, features)
-        before = moments.count
-        directions = rng.standard_normal((config.directions, acting, observed))
+        seeds = rng.integers(2**31, size=config.evaluations)
+        returns = [episode(policy, int(seed)).rewards.sum(dtype=float) for seed in seeds]
+        found.append(Snapshot(policy, taken, float(np.mean(returns))))
+        if iteration == config.iterations:
+            break
+        directions = rng.standard_normal((config.directions, acting, seen))
         gained = np.empty((config.directions, 2))
         for i, direction in enumerate(directions):
             seed = int(rng.integers(2**31))  # both signs start alike
             for j, sign in enumerate((1, -1)):
-                tried = policy.moved(sign * config.noise * direction)
-                episode = play(env, tried, seed, config.steps)
-                moments.add(features(episode.observations[:-1].astype(float)))
-                gained[i, j] = episode.rewards.sum(dtype=float)
-        found.append(Snapshot(policy, before, float(gained.mean())))
+                played = episode(policy.moved(sign * config.noise * direction), seed)
+                moments.add(features(played.observations[:-1].astype(float)))
+                gained[i, j] = played.rewards.sum(dtype=float)
         best = np.argsort(-gained.max(1), kind="stable")[: config.best]
         change = ((gained[best, 0] - gained[best, 1])[:, None, None] * directions[best]).mean(0)
         weights = weights + config.step * change / max(float(gained[best].std()), 1e-8)
-    last = LinearPolicy(weights, moments.mean.copy(), moments.std, features)
-    seeds = [int(rng.integers(2**31)) for _ in range(config.directions)]
-    returns = [play(env, last, seed, config.steps).rewards.sum(dtype=float) for seed in seeds]
-    return [*found, Snapshot(last, moments.count, float(np.mean(returns)))]
+    return found
 
 
 def searched(config: SearchConfig, make: Make | None = None) -> list[Snapshot]:

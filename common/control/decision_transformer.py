@@ -36,8 +36,7 @@ class TransformerConfig:
     state_dim: int
     action_dim: int
     max_steps: int  # time steps of the longest episode
-    context: int = 20  # steps of a window
-    prompt: int = 0  # steps of the longest prompt
+    prompted: bool = False  # whether there are embeddings for prompts
     width: int = 128
     layers: int = 3
     heads: int = 1
@@ -71,15 +70,15 @@ class StepEmbedding(nn.Module):
 class DecisionTransformer(nn.Module):
     """Actions of windows; made by :func:`decision_transformer`.
 
-    Parameters whose names begin with ``blocks.`` are the transformer's; embeddings and the head
-    (``window.``, ``demonstration.``, ``norm.``, ``head.``) are the task's interface.
+    Parameters whose names begin with ``blocks.`` are those of the blocks and the last layer norm;
+    the others are embeddings (``window.``, ``demonstration.``, ``norm.``) and the ``head.``.
     """
 
     def __init__(self, config: TransformerConfig) -> None:
         super().__init__()
         self.config = config
         self.window = StepEmbedding(config)
-        self.demonstration = StepEmbedding(config) if config.prompt else None
+        self.demonstration = StepEmbedding(config) if config.prompted else None
         self.norm = nn.LayerNorm(config.width)  # of the window's tokens, not of the prompt's
         self.blocks = _gpt2(config)
         self.head = nn.Linear(config.width, config.action_dim)
@@ -88,10 +87,10 @@ class DecisionTransformer(nn.Module):
         """The tokens of a prompt [B, K*]; its tensors may carry gradients.
 
         Raises:
-            ValueError: if the configuration has no prompt.
+            ValueError: if it was configured without.
         """
         if self.demonstration is None:
-            raise ValueError("this transformer was made without a prompt (prompt = 0)")
+            raise ValueError("this transformer was made without prompts (prompted = False)")
         real = prompt.real.repeat_interleave(TOKENS, 1)
         return PromptTokens(self.demonstration(prompt), real)
 
@@ -144,16 +143,24 @@ def adamw(
     return torch.optim.AdamW(parameters, lr=lr, weight_decay=weight_decay, fused=True)
 
 
+class NoPositions(nn.Module):
+    """In the place of GPT-2's embedding of positions: time steps are in the tokens."""
+
+    def forward(self, positions: Tensor) -> Tensor:
+        """Zero, whatever the positions."""
+        return torch.zeros((), device=positions.device)
+
+
 def _gpt2(config: TransformerConfig) -> Any:
-    """GPT-2's blocks and last layer norm, fed with embeddings."""
+    """GPT-2's blocks and last layer norm, fed with embeddings; it has no parameters beside them."""
     from transformers import GPT2Config, GPT2Model
 
-    blocks = GPT2Model(
+    blocks: Any = GPT2Model(
         GPT2Config(
             vocab_size=1,  # there are no words
             bos_token_id=None,
             eos_token_id=None,
-            n_positions=TOKENS * (config.context + config.prompt),
+            n_positions=1,  # nor positions
             n_embd=config.width,
             n_layer=config.layers,
             n_head=config.heads,
@@ -165,7 +172,5 @@ def _gpt2(config: TransformerConfig) -> Any:
             attn_implementation="sdpa",  # type: ignore[call-arg]
         )
     )
-    blocks.wte.requires_grad_(False)
-    nn.init.zeros_(blocks.wpe.weight)  # time steps are in the tokens
-    blocks.wpe.requires_grad_(False)
+    blocks.wte, blocks.wpe = nn.Identity(), NoPositions()
     return blocks

@@ -8,7 +8,7 @@ from common.control.decision_transformer import TransformerConfig, decision_tran
 from common.control.sequences import Windows
 
 pytest.importorskip("peft", reason="needs the extra 'control'")
-CONFIG = TransformerConfig(3, 2, max_steps=9, context=4, width=16, layers=2, heads=2, dropout=0.0)
+CONFIG = TransformerConfig(3, 2, max_steps=9, width=16, layers=2, heads=2, dropout=0.0)
 
 
 @pytest.fixture

@@ -143,6 +143,7 @@ def test_training_and_sampling_stay_on_their_device(name):
 
     here = one_step_on("cpu")
     with fake_cuda():
+        torch.use_deterministic_algorithms(True)  # as every run does
         there = one_step_on("cuda")
     for a, b in zip(here, there, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-3)

@@ -19,8 +19,9 @@ from common.control.iql import (
 )
 from common.control.trajectories import joined
 from common.control.windows import Standardizer
-from common.sac import critic_loss
-from common.stacked import seed_generators
+from common.sac import TwinCritic, critic_loss
+from common.stacked import adam, seed_generators
+from tests.fake_cuda import fake_cuda
 
 
 def test_the_loss_by_hand():
@@ -167,3 +168,28 @@ def test_the_scale_of_locomotion():
     assert locomotion_scale(np.array([-100.0, 300.0, 0.0])) == 2.5
     with pytest.raises(ValueError, match="same return"):
         locomotion_scale(np.ones(3))
+
+
+def test_an_update_stays_on_its_device():
+    def updated_on(device):
+        seeds = seed_generators((0, 1), 1)
+        critic, value = TwinCritic(seeds, 1, 1, (8,)), Value(seeds, 1, (8,))
+        policy = GaussianPolicy(seeds, 1, 1, (8,))
+        nets = [net.to(device) for net in (critic, value, policy)]
+        optimizer = adam([{"params": [p for net in nets for p in net.parameters()]}])
+        data = transitions(joined(episodes()), device=device)
+        batch = data.sample(seed_generators((0, 1), 2, device), 8)
+        q, v = critic(batch.obs, batch.action), value(batch.obs)
+        y = critic_target(batch.reward, batch.terminated, value(batch.next_obs), 0.9)
+        weights = advantage_weights(q, v, 3.0)
+        loss = value_loss(v, q, 0.7) + critic_loss(q, y)
+        loss = loss + policy_loss(policy.log_prob(batch.obs, batch.action), weights)
+        loss.sum().backward()
+        optimizer.step()
+        return torch.cat([p.detach().cpu().flatten() for net in nets for p in net.parameters()])
+
+    here = updated_on("cpu")
+    with fake_cuda():
+        torch.use_deterministic_algorithms(True)  # as every run does
+        there = updated_on("cuda")
+    torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-5)

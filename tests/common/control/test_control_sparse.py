@@ -19,6 +19,7 @@ from common.control.sparse import (
     random_mask,
     sparse_step,
 )
+from tests.fake_cuda import fake_cuda
 
 
 def test_densities_worked_out_by_hand():
@@ -204,3 +205,28 @@ def test_masking_gradients_alone_would_not_do():
     random_steps(naive, optimizer, net, masks, 3)
     off = ~masks["0.weight"]
     assert (net[0].weight[off] != before[off]).all()
+
+
+def test_masks_and_steps_stay_on_their_device():
+    def trained_on(device):
+        net, masks, x = net_and_masks()
+        net, x = net.to(device), x.to(device)
+        masks = {n: m.to(device) for n, m in masks.items()}
+        parameters = dict(net.named_parameters())
+        weights = effective(parameters, masks)
+        dense = dense_gradients(loss_of(net, weights, x), weights)
+        masks = {n: grow(prune(m, parameters[n], 2), dense[n], 3) for n, m in masks.items()}
+        g = torch.Generator().manual_seed(0)
+        masks["0.weight"] = masks["0.weight"] | random_mask(~masks["0.weight"], 1, g)
+        optimizer = torch.optim.Adam(net.parameters(), fused=True)
+        for step in (sparse_step, partial_step):
+            optimizer.zero_grad()
+            loss_of(net, masked(parameters, masks), x).backward()
+            step(optimizer, [(parameters[n], m) for n, m in masks.items()])
+        return torch.cat([p.detach().cpu().flatten() for p in net.parameters()])
+
+    here = trained_on("cpu")
+    with fake_cuda():
+        torch.use_deterministic_algorithms(True)  # as every run does
+        there = trained_on("cuda")
+    torch.testing.assert_close(there, here, rtol=1e-4, atol=1e-5)

@@ -25,7 +25,7 @@ pytest.importorskip("transformers", reason="needs the extra 'control'")
 
 B, K, S, A, PROMPT = 2, 4, 3, 2, 3
 CONFIG = TransformerConfig(
-    S, A, max_steps=30, context=K, prompt=PROMPT, width=16, layers=2, heads=2, dropout=0.0
+    S, A, max_steps=30, prompted=True, width=16, layers=2, heads=2, dropout=0.0
 )
 
 
@@ -47,7 +47,7 @@ def model():
     made = decision_transformer(CONFIG, seed=0).eval()
     with torch.no_grad():  # heads of size 1: what changes is seen
         for p in made.parameters():
-            if p.requires_grad and p.dim() > 1:
+            if p.dim() > 1:
                 p.normal_(0, 0.3, generator=torch.Generator().manual_seed(p.numel()))
     return made
 
@@ -119,8 +119,7 @@ def test_the_blocks_have_no_positions_of_their_own(model):
     shifted = Windows(*(getattr(windows, f)[:, 1:] for f in Windows.__dataclass_fields__))
     padded = replace(windows, real=windows.real & (torch.arange(K) > 0))
     torch.testing.assert_close(model(shifted), model(padded)[:, 1:], rtol=0, atol=1e-6)
-    trained = {n for n, p in model.named_parameters() if p.requires_grad}
-    assert not {n for n in trained if "wpe" in n or "wte" in n}
+    assert not {n for n, _ in model.named_parameters() if "wpe" in n or "wte" in n}
 
 
 def test_a_soft_prompt_and_a_generated_one_get_gradients(model):
@@ -133,8 +132,8 @@ def test_a_soft_prompt_and_a_generated_one_get_gradients(model):
     states = prompt.states.clone().requires_grad_()
     action_loss(model(windows, replace(prompt, states=states)), windows).backward()
     assert states.grad.abs().amin() > 0
-    unprompted = decision_transformer(replace(CONFIG, prompt=0), 0)
-    with pytest.raises(ValueError, match="without a prompt"):
+    unprompted = decision_transformer(replace(CONFIG, prompted=False), 0)
+    with pytest.raises(ValueError, match="without prompts"):
         unprompted(windows, prompt)
 
 
@@ -147,6 +146,14 @@ def test_weights_depend_on_the_seed_alone():
     pairs = list(zip(one.parameters(), again.parameters(), strict=True))
     assert all(torch.equal(a, b) for a, b in pairs)
     assert not torch.equal(one.head.weight, other.head.weight)
+
+
+def test_the_blocks_have_as_many_parameters_as_counted_by_hand():
+    sizes = replace(CONFIG, width=64, layers=2, prompted=False)
+    made = decision_transformer(sizes, 0)
+    assert sum(p.numel() for p in made.blocks.parameters()) == 100_096
+    interface = (1 + S + A + 3) * 64 + 30 * 64 + 2 * 64 + (64 + 1) * A
+    assert sum(p.numel() for p in made.parameters()) == 100_096 + interface
 
 
 def test_masked_weights_go_in_by_functional_call(model):
@@ -274,7 +281,7 @@ def test_gymnasiums_environments_end_by_themselves():
 def steps_on(device):
     """Two training steps with a prompt, then a rollout: weights and returns."""
     net = decision_transformer(CONFIG, 0).to(device)
-    optimizer = adamw([p for p in net.parameters() if p.requires_grad], lr=1e-3)
+    optimizer = adamw(net.parameters(), lr=1e-3)
     zero = np.zeros(9, bool)
     rng = np.random.default_rng(0)
     episode = Episode(
@@ -305,6 +312,7 @@ def steps_on(device):
 def test_training_and_rollouts_stay_on_their_device():
     weights, returns = steps_on("cpu")
     with fake_cuda():
+        torch.use_deterministic_algorithms(True)  # as every run does
         on_gpu, their_returns = steps_on("cuda")
     torch.testing.assert_close(on_gpu, weights, rtol=1e-4, atol=1e-5)
     assert their_returns == pytest.approx(returns, rel=1e-4, abs=1e-5)

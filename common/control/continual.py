@@ -9,7 +9,7 @@ In a loop that can be killed and goes on::
     kept = run.keep(net=net, optimizer=optimizer, scores=unknown(len(tasks)))
     for at in sequence(run.steps(sum(budgets)), budgets):
         if at.first:
-            ...  # a new optimiser, masks, a new head
+            ...  # reset in place what a task begins with: it is kept, and may be resumed mid-task
         ...  # one step on tasks[at.task]
         if at.last:
             for j in due(at.task, len(tasks)):

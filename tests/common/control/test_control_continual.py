@@ -1,5 +1,8 @@
 """The matrix of continual learning: summaries by hand, places of steps, nothing unknown read."""
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -15,6 +18,7 @@ from common.control.continual import (
     sequence,
     unknown,
 )
+from common.run import Run
 
 # before learning; after the first, second, third task
 SCORES = np.array([[0, 0, 0.1], [0.9, 0.1, 0], [0.5, 0.8, 0.2], [0.4, 0.8, 0.7]])
@@ -85,3 +89,34 @@ def test_a_sequence_may_begin_anywhere(budgets, data):
         assert sum(p.first for p in own) == sum(p.last for p in own) == bool(budget)
     with pytest.raises(ValueError, match="no step"):
         place(total, budgets)
+
+
+@dataclass
+class Config:
+    out: Path = Path("unused")
+
+
+def learn(folder, stop=None):
+    """Scores that tell everything learned so far; stops without a word, as a killed process."""
+    budgets = [3, 4, 2]
+    run = Run.open(folder, Config())
+    kept = run.keep(learned=0.0, scores=unknown(3))
+    for number, at in enumerate(sequence(run.steps(sum(budgets)), budgets)):
+        if number == stop:
+            run._release()
+            return kept.scores
+        kept.learned += (at.task + 1) * 10.0**at.step
+        if at.last:
+            for j in due(at.task, 3, following=True):
+                kept.scores[at.task + 1, j] = kept.learned + j
+    return kept.scores
+
+
+@pytest.mark.parametrize("stop", [2, 3, 6, 8])
+def test_a_sequence_that_was_stopped_goes_on_to_the_same_matrix(tmp_path, monkeypatch, stop):
+    monkeypatch.setenv("PAPERS_CHECKPOINT_EVERY", "2")
+    wanted = learn(tmp_path / "whole")
+    learn(tmp_path / "stopped", stop)
+    found = learn(tmp_path / "stopped")
+    np.testing.assert_array_equal(found, wanted)
+    assert np.isfinite(wanted).sum() == 7 and backward_transfer(wanted) > 0

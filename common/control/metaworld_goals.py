@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from common.control.cards import statistics
 from common.control.episodes import Episode, cached_episodes
-from common.control.metaworld import ACTION_DIM, LIBRARIES, TaskSimulator
+from common.control.metaworld import ACTION_DIM, LIBRARIES, SimulatedEpisode, TaskSimulator
 
 Floats = NDArray[np.float32]
 DATA_GOALS = 40  # goals 0 … 39 are for data, the others for evaluation
@@ -109,6 +109,11 @@ def generate(
         "environment_steps": sum(map(len, episodes)),
         "seconds": time.perf_counter() - began,
     }
+
+
+def evaluation(simulator: TaskSimulator, count: int = 10) -> list[SimulatedEpisode]:
+    """Fresh episodes on the goals 40, 41, …, the same ones for every policy."""
+    return [simulator.goal(DATA_GOALS + number) for number in range(count)]
 
 
 def hidden(observations: Floats) -> Floats:

@@ -56,7 +56,7 @@ def diffused(schedule):
 
 
 def test_few_ancestral_steps_have_the_law_worked_out_by_hand():
-    # the dossier of prompts by diffusion: N(1, .25), N = 10 and 20, beta from .1 to 10
+    # data N(1, .25), N = 10 and 20, beta from .1 to 10
     mean, variance = law(ddpm, vp_schedule(10, 0.1, 10.0))
     assert mean == pytest.approx(0.99839, abs=1e-4)
     assert variance == pytest.approx(0.13268, abs=1e-4)

@@ -105,11 +105,16 @@ def write_minari(
     )
 
 
-def read_minari(folder: Path) -> tuple[list[Episode], dict[str, Any]]:
+def read_minari(folder: Path, parts: Sequence[str] = ()) -> tuple[list[Episode], dict[str, Any]]:
     """Read the episodes and the metadata of a Minari data set kept as HDF5 in ``folder``/data.
 
+    Args:
+        folder: that holds ``data``.
+        parts: of observations that come in parts (mazes, kitchens), put together in this order.
+
     Raises:
-        UserError: if it is not there, damaged, or kept in another format than HDF5.
+        UserError: if it is not there, damaged, kept in another format than HDF5, or has other
+            parts.
     """
     import h5py
 
@@ -125,12 +130,10 @@ def read_minari(folder: Path) -> tuple[list[Episode], dict[str, Any]]:
             names = [name for name in file if re.fullmatch(r"episode_\d+", name)]
             for name in sorted(names, key=lambda name: int(name.split("_")[1])):
                 group = file[name]
-                if not isinstance(group["observations"], h5py.Dataset):
-                    raise UserError(f"{folder}: observations are no plain array; not supported")
                 infos = group.get("infos", {})
                 episodes.append(
                     Episode(
-                        observations=np.asarray(group["observations"], np.float32),
+                        observations=_observations(folder, group["observations"], parts),
                         actions=np.asarray(group["actions"], np.float32),
                         rewards=np.asarray(group["rewards"], np.float32),
                         terminations=np.asarray(group["terminations"], bool),
@@ -147,6 +150,20 @@ def read_minari(folder: Path) -> tuple[list[Episode], dict[str, Any]]:
     if not episodes or any(len(e.observations) != len(e) + 1 for e in episodes):
         raise UserError(f"{folder} is damaged: no episode, or observations that do not fit")
     return episodes, metadata
+
+
+def _observations(folder: Path, found: Any, parts: Sequence[str]) -> Floats:
+    """Observations [T + 1, ...] of an episode's data set, or of the parts of its group."""
+    if not hasattr(found, "keys"):
+        return np.asarray(found, np.float32)
+    plain = [name for name in found if not hasattr(found[name], "keys")]
+    if not parts or not set(parts) <= set(plain):
+        wanted = f"'{', '.join(parts)}'" if parts else "none of them"
+        raise UserError(
+            f"{folder} has observations in the parts {', '.join(plain)}; asked for was {wanted}"
+        )
+    rows = [np.asarray(found[name], np.float32) for name in parts]
+    return np.concatenate([r.reshape(len(r), -1) for r in rows], -1)
 
 
 def cached_episodes(
@@ -205,8 +222,15 @@ def cached_episodes(
     return read_minari(folder)
 
 
-def load_minari(dataset_id: str, obtain: str = "") -> tuple[list[Episode], dict[str, Any]]:
+def load_minari(
+    dataset_id: str, obtain: str = "", parts: Sequence[str] = ()
+) -> tuple[list[Episode], dict[str, Any]]:
     """A published data set: below ``$PAPERS_DATA``/minari, in Minari's own folder, or downloaded.
+
+    Args:
+        dataset_id: such as ``mujoco/hopper/medium-v0`` or ``D4RL/antmaze/umaze-v1``.
+        obtain: how to get it, for the message.
+        parts: see :func:`read_minari`.
 
     Raises:
         UserError: if it is nowhere and cannot be downloaded; says what to get and where it goes.
@@ -214,18 +238,18 @@ def load_minari(dataset_id: str, obtain: str = "") -> tuple[list[Episode], dict[
     local = os.environ.get("MINARI_DATASETS_PATH")
     home = Path(local) if local else Path.home() / ".minari" / "datasets"
     try:
-        return read_minari(find_data(f"minari/{dataset_id}", "", ""))
+        return read_minari(find_data(f"minari/{dataset_id}", "", ""), parts)
     except UserError:
         root = os.environ.get("PAPERS_DATA")
         if root and (Path(root) / "minari" / dataset_id).exists():
             raise
     if (home / dataset_id).exists():
-        return read_minari(home / dataset_id)
+        return read_minari(home / dataset_id, parts)
     try:
         import minari
 
         minari.download_dataset(dataset_id)
-        return read_minari(home / dataset_id)
+        return read_minari(home / dataset_id, parts)
     except UserError:
         raise
     except Exception as error:  # whatever the network or the remote has to say

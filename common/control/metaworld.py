@@ -34,7 +34,7 @@ _SHARED = {  # attributes that episodes share with the environment they are made
     *("model", "data", "mujoco_renderer", "spec", "metadata", "action_space"),
     *("observation_space", "sawyer_observation_space", "_random_reset_space", "goal_space"),
 }
-_DEMONSTRATION, _EVALUATION = 1, 2  # streams of seeds that never meet
+_DEMONSTRATION, _EVALUATION, _GOAL = 1, 2, 3  # streams of seeds that never meet
 
 
 def task_names() -> list[str]:
@@ -78,6 +78,10 @@ class TaskSimulator:
         """Episode ``number`` of the demonstrations, whose seeds evaluation never uses."""
         seed = episode_seed(self.task, _DEMONSTRATION + 16 * (stream + 1), number)
         return SimulatedEpisode(self, seed)
+
+    def goal(self, number: int) -> SimulatedEpisode:
+        """An episode of goal ``number``: goal and objects where every episode of it has them."""
+        return SimulatedEpisode(self, episode_seed(self.task, _GOAL, number))
 
     def _clone(self) -> Any:
         source = self._env

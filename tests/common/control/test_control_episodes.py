@@ -138,3 +138,27 @@ def test_a_damaged_published_data_set_is_named(tmp_path):
     (tmp_path / ID / "data" / module.MAIN_FILE).write_bytes(b"not HDF5")
     with pytest.raises(UserError, match="damaged"):
         read_minari(tmp_path / ID)
+
+
+def test_observations_in_parts_are_put_together_as_asked(tmp_path):
+    import h5py
+
+    made = make_episodes()
+    write_minari(tmp_path / ID, ID, made, {})
+    with h5py.File(tmp_path / ID / "data" / module.MAIN_FILE, "r+") as file:
+        for name in ("episode_0", "episode_1"):
+            whole = file[name]["observations"][:]
+            del file[name]["observations"]
+            group = file[name].create_group("observations")
+            group["observation"], group["desired_goal"] = whole[:, :3], whole[:, 3:]
+            group["achieved_goal"] = whole * 0
+    episodes, _ = read_minari(tmp_path / ID, ("observation", "desired_goal"))
+    assert_same(episodes, made)
+    episodes, _ = read_minari(tmp_path / ID, ("desired_goal", "observation"))
+    assert np.array_equal(episodes[1].observations[:, 1:], made[1].observations[:, :3])
+    with pytest.raises(
+        UserError, match="achieved_goal, desired_goal, observation; .* none of them"
+    ):
+        read_minari(tmp_path / ID)
+    with pytest.raises(UserError, match="asked for was 'velocity'"):
+        read_minari(tmp_path / ID, ("velocity",))

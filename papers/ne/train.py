@@ -1,65 +1,290 @@
-"""One run: a loss on a task, all its seeds stacked in one network."""
+"""One run of TD3: one method on one control task, all seeds at once.
+
+All methods go through the same loop. What differs: the topologies (dense, static, growing), where
+batches come from (review), and what is done to a dense network now and then (ReDo, resets).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from common.cli import run_cli
-from common.errors import choose
 from common.run import Run
-from common.stacked import MLP, adam, clip_grad_norm_per_seed, seed_generators
+from common.stacked import rand, randn, seed_generators
+from common.td3 import (
+    Batch,
+    ReplayBuffer,
+    actor_loss,
+    critic_loss,
+    critic_target,
+    first_q,
+    frozen,
+    noisy,
+    polyak,
+)
 from common.torch_utils import setup
-from papers.ne.methods import METHODS
-from papers.ne.task import TASKS, curve, observe
+from papers.ne.agent import Agent, make_agent
+from papers.ne.baselines import redo, reset
+from papers.ne.config import POLICY_DELAY, Config, resolve
+from papers.ne.method import (
+    Change,
+    Generators,
+    Topology,
+    dormancy,
+    fau,
+    inactive,
+    share_of,
+)
+from papers.ne.methods import METHODS, Plastic
+from papers.ne.review import fau_gate, review_threshold, sample
+from papers.ne.task import Task, direction_of
 
-
-@dataclass
-class Config:
-    """One training run (a stack of seeds)."""
-
-    method: str = "huber"  # loss: a name of methods.METHODS
-    task: str = "student"  # noise: one of task.TASKS
-    seed: tuple[int, ...] = (0,)  # trained side by side
-    out: Path = Path("runs/scratch")  # run directory
-    device: str = "cpu"  # cpu or cuda
-    steps: int = 400  # gradient steps
-    batch: int = 64  # observations per step and seed
-    lr: float = 1e-3  # Adam's
-    width: int = 64  # of the two hidden layers
-    log_every: int = 20  # steps between two evaluations
-
-
-def network(seeds: tuple[int, ...], width: int) -> MLP:
-    """The network of all seeds."""
-    return MLP(seed_generators(seeds, 0), (1, width, width, 1))
+EXPLORATION, TARGET_NOISE, TARGET_CLIP = 0.1, 0.2, 0.5
+LOOKED_AT = 1_024  # transitions on which neurons are looked at
 
 
 def train(cfg: Config) -> None:
-    """Fit noisy observations of a curve; log the error against the curve itself."""
-    loss_of = METHODS[cfg.method].loss
-    choose("task", cfg.task, TASKS)
+    """Train, or go on from the last checkpoint."""
+    setting, ne = resolve(cfg)
+    method, task = METHODS[cfg.method], Task(cfg.task)
     run = Run.open(cfg.out, cfg)
-    device = setup(cfg.device, cfg.seed[0])
-    net = network(cfg.seed, cfg.width).to(device)
-    optimizer = adam([{"params": list(net.parameters())}], lr=cfg.lr)
-    generators = seed_generators(cfg.seed, 1, device)
-    grid = torch.linspace(-1, 1, 101, device=device).view(1, -1, 1).expand(len(cfg.seed), -1, 1)
-    run.keep(net=net, optimizer=optimizer, generators=generators)
+    if run.finished:
+        return
+    device, S = setup(cfg.device, 0), len(cfg.seed)
+    acting, drawing, gating, moving = (seed_generators(cfg.seed, k, device) for k in range(3, 7))
+    renewing = seed_generators(cfg.seed, 7)  # on the CPU, as initialisation
+    agent = make_agent(cfg, task, moving, device)
+    buffer = ReplayBuffer(
+        S, min(setting.capacity, setting.steps), task.obs_dim, task.action_dim, device
+    )
+    env = task.training(cfg.seed, setting.limit)
+    aside = {"buffer": buffer, "env": env, "gating": gating, "moving": moving}
+    kept = run.keep(
+        **{"actor": agent.actor.kept(), "critic": agent.critic.kept(), **aside},
+        **{"acting": acting, "drawing": drawing, "renewing": renewing},
+        ratios=torch.zeros(0, S, device=device),  # dormant ratios at all checks, [K, S]
+        threshold=torch.ones(S, device=device),  # of the review, after the last check
+        tally=torch.zeros(3, S, device=device),  # updates; reviewed; in another direction
+    )
 
-    for step in run.steps(cfg.steps):
-        x, y = observe(cfg.task, generators, cfg.batch)  # [S, B, 1]
-        loss = loss_of(net(x) - y).mean((1, 2))  # [S]
-        optimizer.zero_grad()
-        loss.sum().backward()
-        clip_grad_norm_per_seed(list(net.parameters()), 10.0)
-        optimizer.step()
-        if (step + 1) % cfg.log_every == 0 or step + 1 == cfg.steps:
-            with torch.no_grad():
-                error = (net(grid) - curve(grid)).square().mean((1, 2))  # [S]
-            run.log(step + 1, loss=loss.tolist(), error=error.tolist())
+    for step in run.steps(setting.steps, every=setting.save_every, drop=tuple(aside)):
+        # 1. act: at random in the warm-up, then with noise
+        env.direction = direction_of(step, setting)
+        act(agent, env, buffer, acting, warm=step < setting.warm_up)
+        t = step + 1 - setting.warm_up  # number of this gradient step
+        if t < 1:
+            continue
+
+        # 2. a batch, from the oldest share of the buffer where a seed reviews
+        reviewed = reviewing(method, agent, buffer, gating, kept.threshold, setting.batch)
+        batch = sample(buffer, drawing, setting.batch, reviewed, cfg.early)
+        count(kept.tally, batch, reviewed, env.direction if task.flips else None)
+
+        # 3. critics, or their topology in a step's place
+        noise = randn(drawing, setting.batch, task.action_dim)
+        loss, change = improve_critics(agent, batch, noise, t, cfg)
+        changes = {"critic": change}
+
+        # 4. every second time the actor, or its topology, and all targets
+        if t % POLICY_DELAY == 0:
+            changes["actor"] = improve_actor(agent, batch, t)
+            for part in (agent.critic, agent.actor):
+                polyak(part.slow, part.net, cfg.tau)
+
+        # 5. dense networks that are mended
+        if method.remedy == "redo" and t % setting.redo_every == 0:
+            recycle(agent, batch, renewing)
+        if method.remedy == "reset" and t == (setting.steps - setting.warm_up) // 2:
+            for part in (agent.critic, agent.actor):
+                reset(part.layers, part.slow_layers, part.optimizer, renewing)
+
+        # 6. check dormancy, look at everything, log
+        if t % ne.interval == 0:
+            dormant = share_of(is_dormant, agent.critic_hidden(batch.obs, batch.action))
+            kept.ratios = torch.cat((kept.ratios, per_seed(dormant, S)[None]))
+            kept.threshold = review_threshold(kept.ratios, floor=cfg.floor)
+            log_changes(run, step + 1, changes, S)
+        if t % setting.eval_every == 0 or step + 1 == setting.steps:
+            seen = looked_at(agent, buffer, cfg.seed)
+            returns = task.returns(policy_of(agent, device), S, setting.episodes, setting.limit)
+            seen |= {"forward": returns[0], "backward": returns[-1], "critic_loss": loss}
+            seen |= dict(zip(("updates", "reviewed", "review_other"), kept.tally, strict=True))
+            run.log(step + 1, direction=env.direction, **seen)
+            kept.tally = torch.zeros_like(kept.tally)
+
+
+# -- acting -----------------------------------------------------------------------------------
+
+
+def act(agent: Agent, env: Any, buffer: ReplayBuffer, acting: Generators, warm: bool) -> None:
+    """One step of every environment, into the buffer."""
+    obs, device = env.observation, buffer.rows.device
+    if warm:
+        action = 2 * rand(acting, agent.actor.layers[-1].weight.shape[2]) - 1
+    else:
+        with torch.no_grad():
+            found = agent.actor.net(torch.from_numpy(obs).to(device).unsqueeze(1))
+        action = noisy(found, randn(acting, *found.shape[1:]), EXPLORATION).squeeze(1)
+    moves = action.cpu().numpy()
+    following, reward, terminated = env.step(moves)
+    buffer.add(obs=obs, action=action, reward=reward, next_obs=following, terminated=terminated)
+
+
+def policy_of(agent: Agent, device: torch.device) -> Callable[..., Any]:
+    """The deterministic policy on NumPy arrays. [S, E, d] -> [S, E, A]."""
+
+    def policy(obs: Any) -> Any:
+        with torch.no_grad():
+            return agent.actor.net(torch.from_numpy(obs).to(device)).cpu().numpy()
+
+    return policy
+
+
+# -- review -----------------------------------------------------------------------------------
+
+
+def reviewing(
+    method: Plastic,
+    agent: Agent,
+    buffer: ReplayBuffer,
+    gating: Generators,
+    threshold: Tensor,
+    batch: int,
+) -> Tensor | None:
+    """Which seeds review with this update, [S] bool; None where the method does not."""
+    if method.review == "none":
+        return None
+    u = rand(gating, 1).squeeze(1)
+    if method.review == "change":
+        return u > threshold
+    looked = buffer.sample(gating, batch)
+    a = per_seed(fau(agent.critic_hidden(looked.obs, looked.action)), len(threshold))
+    return (a < 0.4) & (u >= fau_gate(a))
+
+
+def count(tally: Tensor, batch: Batch, reviewed: Tensor | None, direction: float | None) -> None:
+    """Updates, reviewed ones, and what share of these is of another direction, in place."""
+    tally[0] += 1
+    if reviewed is not None:
+        tally[1] += reviewed
+    if reviewed is not None and direction is not None:
+        tally[2] += reviewed * (batch.obs[..., -1] != direction).float().mean(1)
+
+
+# -- updates ----------------------------------------------------------------------------------
+
+
+def descend(
+    loss: Tensor,
+    topology: Topology,
+    optimizer: torch.optim.Optimizer,
+    t: int,
+    hidden: Callable[[], Sequence[Tensor]],
+) -> Change | None:
+    """A step of Adam on the connections that are there, or a change of the topology in its place.
+
+    Args:
+        loss: per seed. [S]
+        topology: of the network.
+        optimizer: its.
+        t: gradient step.
+        hidden: gives the hidden activations on the batch.
+    """
+    optimizer.zero_grad(set_to_none=True)
+    loss.sum().backward()
+    if topology.due(t):
+        return topology.step(t, hidden(), optimizer)
+    topology.mask_gradients()
+    optimizer.step()
+    return None
+
+
+def improve_critics(
+    agent: Agent, batch: Batch, noise: Tensor, t: int, cfg: Config
+) -> tuple[Tensor, Change | None]:
+    """Clipped double Q-learning with smoothed target actions; losses [S]."""
+    critic = agent.critic
+    with torch.no_grad():
+        following = noisy(agent.actor.slow(batch.next_obs), noise, TARGET_NOISE, TARGET_CLIP)
+        next_q = critic.slow(batch.next_obs, following)
+        y = critic_target(batch.reward, batch.terminated, next_q, cfg.gamma)
+    loss = critic_loss(critic.net(batch.obs, batch.action), y)
+    change = descend(
+        *(loss, critic.topology, critic.optimizer, t),
+        lambda: agent.critic_hidden(batch.obs, batch.action),
+    )
+    if change is not None:
+        critic.topology.mask(critic.slow_layers)
+    return loss.detach(), change
+
+
+def improve_actor(agent: Agent, batch: Batch, t: int) -> Change | None:
+    """The deterministic policy gradient through Q_1."""
+    actor = agent.actor
+    with frozen(agent.critic.net):
+        loss = actor_loss(first_q(agent.critic.net, batch.obs, actor.net(batch.obs)))
+        change = descend(
+            *(loss, actor.topology, actor.optimizer, t), lambda: agent.actor_hidden(batch.obs)
+        )
+    if change is not None:
+        actor.topology.mask(actor.slow_layers)
+    return change
+
+
+def recycle(agent: Agent, batch: Batch, renewing: Generators) -> None:
+    """ReDo on both networks."""
+    for part, hidden in (
+        (agent.critic, agent.critic_hidden(batch.obs, batch.action)),
+        (agent.actor, agent.actor_hidden(batch.obs)),
+    ):
+        redo(part.layers, hidden, part.optimizer, renewing)
+
+
+# -- what is seen -----------------------------------------------------------------------------
+
+
+def is_dormant(h: Tensor) -> Tensor:
+    """f = 0. [G, B, n] -> [G, n]."""
+    return dormancy(h) == 0
+
+
+def per_seed(x: Tensor, n_seeds: int) -> Tensor:
+    """Mean over a seed's networks. [G] -> [S]."""
+    return x.view(n_seeds, -1).mean(1)
+
+
+@torch.no_grad()
+def looked_at(agent: Agent, buffer: ReplayBuffer, seeds: Sequence[int]) -> dict[str, Tensor]:
+    """Shares of inactive and dormant neurons, FAU and density of both networks. [S] each."""
+    drawn = seed_generators(seeds, 8, buffer.rows.device)  # anew: training draws from others
+    looked = buffer.sample(drawn, LOOKED_AT)
+    found = {}
+    for name, part, hidden in (
+        ("critic", agent.critic, agent.critic_hidden(looked.obs, looked.action)),
+        ("actor", agent.actor, agent.actor_hidden(looked.obs)),
+    ):
+        each = {"inactive": share_of(inactive, hidden), "dormant": share_of(is_dormant, hidden)}
+        each |= {"fau": fau(hidden), "density": part.topology.density}
+        found |= {f"{name}_{key}": per_seed(x, len(seeds)) for key, x in each.items()}
+    return found
+
+
+def log_changes(run: Run, step: int, changes: dict[str, Change | None], n_seeds: int) -> None:
+    """What changed in the topologies: least net growth of a layer, most pruned of what grew."""
+    seen = {}
+    for name, change in changes.items():
+        if change is not None:
+            least = change.least.view(n_seeds, -1).amin(1)
+            share = (change.pruned / change.grown.clamp(min=1)).view(n_seeds, -1).amax(1)
+            seen |= {f"{name}_least": least, f"{name}_share": share}
+            seen |= {f"{name}_pruned": per_seed(change.pruned.float(), n_seeds)}
+            seen |= {f"{name}_grown": per_seed(change.grown.float(), n_seeds)}
+    if seen:
+        run.log(step, **seen)
 
 
 if __name__ == "__main__":

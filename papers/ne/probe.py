@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -26,11 +25,11 @@ from common.torch_utils import setup
 from papers.ne.agent import narrow_width
 from papers.ne.baselines import redo, reset
 from papers.ne.config import expansion
+from papers.ne.learning import changed, is_dormant
 from papers.ne.method import (
     Change,
     NEConfig,
     Topology,
-    dormancy,
     fau,
     hidden_activations,
     inactive,
@@ -134,7 +133,7 @@ def train(cfg: ProbeConfig) -> None:
             reset(layers, layers, optimizer, renewing)
 
         # 3. accuracy early in a task and at its end, and the neurons at its end
-        seen = looked_at(change)
+        seen = changed({"net": change}, S)
         within = t - step // cfg.steps * cfg.steps
         if within == max(1, int(EARLY * cfg.steps)):
             seen["early_accuracy"] = accuracy(net, x, y, kept.names)
@@ -158,17 +157,9 @@ def neurons(layers: list[StackedLinear], x: Tensor) -> dict[str, Tensor]:
     hidden = hidden_activations(layers, x.expand(len(layers[0].weight), *x.shape))
     return {
         "inactive": share_of(inactive, hidden),
-        "dormant": share_of(lambda h: dormancy(h) == 0, hidden),
+        "dormant": share_of(is_dormant, hidden),
         "fau": fau(hidden),
     }
-
-
-def looked_at(change: Change | None) -> dict[str, Any]:
-    """What a change of the topology did, for the log."""
-    if change is None:
-        return {}
-    share = change.pruned / change.grown.clamp(min=1)
-    return {"least": change.least, "share": share, "pruned": change.pruned}
 
 
 if __name__ == "__main__":

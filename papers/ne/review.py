@@ -6,13 +6,15 @@ Two gates: the paper's idea (review once the dormant ratio has calmed down), and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
 from common.sac import Batch, ReplayBuffer
-from common.stacked import randint
+from common.stacked import rand, randint
+
+FAU_LIMIT = 0.4  # c: above it nothing is reviewed (authors' code)
 
 
 def review_threshold(ratios: Tensor, window: int = 10, floor: float = 0.5) -> Tensor:
@@ -35,13 +37,33 @@ def review_threshold(ratios: Tensor, window: int = 10, floor: float = 0.5) -> Te
     return torch.where(most > 0, recent[-1] / most.clamp(min=1e-12), 1.0).clamp(floor, 1.0)
 
 
-def fau_gate(a: Tensor, c: float = 0.4, factor: float = 0.9) -> Tensor:
+def fau_gate(a: Tensor, c: float = FAU_LIMIT, factor: float = 0.9) -> Tensor:
     """1 / (1 + factor exp(c - a)), Eq. 8; reviewed where a < c and u >= the gate (authors' code).
 
     Args:
         a: the critics' fraction of activated units. [S]
     """
     return 1 / (1 + factor * torch.exp(c - a))
+
+
+def reviewing(
+    review: str, threshold: Tensor, gating: Sequence[torch.Generator], a: Callable[[], Tensor]
+) -> Tensor | None:
+    """Which seeds review with this update, [S] bool; None where the method does not.
+
+    Args:
+        review: "none", "change" (Eq. 7) or "fau" (Eq. 8).
+        threshold: of the last check. [S]
+        gating: generators of u.
+        a: gives the critics' FAU on a uniform batch, [S]; called for "fau" alone.
+    """
+    if review == "none":
+        return None
+    u = rand(gating, 1).squeeze(1)
+    if review == "change":
+        return u > threshold
+    activated = a()
+    return (activated < FAU_LIMIT) & (u >= fau_gate(activated, FAU_LIMIT))
 
 
 def oldest(index: Tensor, size: int, place: int, capacity: int, share: float) -> Tensor:

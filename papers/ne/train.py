@@ -7,6 +7,7 @@ batches come from (review), and what is done to a dense network now and then (Re
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -30,17 +31,10 @@ from common.torch_utils import setup
 from papers.ne.agent import Agent, make_agent
 from papers.ne.baselines import redo, reset
 from papers.ne.config import POLICY_DELAY, Config, resolve
-from papers.ne.method import (
-    Change,
-    Generators,
-    Topology,
-    dormancy,
-    fau,
-    inactive,
-    share_of,
-)
-from papers.ne.methods import METHODS, Plastic
-from papers.ne.review import fau_gate, review_threshold, sample
+from papers.ne.learning import changed, descend, is_dormant, per_seed
+from papers.ne.method import Change, Generators, fau, inactive, share_of
+from papers.ne.methods import METHODS
+from papers.ne.review import review_threshold, reviewing, sample
 from papers.ne.task import Task, direction_of
 
 EXPLORATION, TARGET_NOISE, TARGET_CLIP = 0.1, 0.2, 0.5
@@ -62,16 +56,16 @@ def train(cfg: Config) -> None:
         S, min(setting.capacity, setting.steps), task.obs_dim, task.action_dim, device
     )
     env = task.training(cfg.seed, setting.limit)
-    aside = {"buffer": buffer, "env": env, "gating": gating, "moving": moving}
     kept = run.keep(
-        **{"actor": agent.actor.kept(), "critic": agent.critic.kept(), **aside},
-        **{"acting": acting, "drawing": drawing, "renewing": renewing},
+        **{"actor": agent.actor.kept(), "critic": agent.critic.kept()},
+        **{"buffer": buffer, "env": env, "acting": acting, "drawing": drawing},
+        **{"gating": gating, "moving": moving, "renewing": renewing},
         ratios=torch.zeros(0, S, device=device),  # dormant ratios at all checks, [K, S]
         threshold=torch.ones(S, device=device),  # of the review, after the last check
         tally=torch.zeros(3, S, device=device),  # updates; reviewed; in another direction
     )
 
-    for step in run.steps(setting.steps, every=setting.save_every, drop=tuple(aside)):
+    for step in run.steps(setting.steps, every=setting.save_every, drop=("buffer", "env")):
         # 1. act: at random in the warm-up, then with noise
         env.direction = direction_of(step, setting)
         act(agent, env, buffer, acting, warm=step < setting.warm_up)
@@ -80,34 +74,38 @@ def train(cfg: Config) -> None:
             continue
 
         # 2. a batch, from the oldest share of the buffer where a seed reviews
-        reviewed = reviewing(method, agent, buffer, gating, kept.threshold, setting.batch)
+        looked = partial(activated, agent, buffer, gating, setting.batch)
+        reviewed = reviewing(method.review, kept.threshold, gating, looked)
         batch = sample(buffer, drawing, setting.batch, reviewed, cfg.early)
         count(kept.tally, batch, reviewed, env.direction if task.flips else None)
 
-        # 3. critics, or their topology in a step's place
+        # 3. a check of dormancy, by which the review's threshold falls
+        if checked := t % ne.interval == 0:
+            dormant = share_of(is_dormant, agent.critic_hidden(batch.obs, batch.action))
+            kept.ratios = torch.cat((kept.ratios, per_seed(dormant, S)[None]))
+            kept.threshold = review_threshold(kept.ratios, floor=cfg.floor)
+
+        # 4. critics, or their topology in a step's place
         noise = randn(drawing, setting.batch, task.action_dim)
         loss, change = improve_critics(agent, batch, noise, t, cfg)
         changes = {"critic": change}
 
-        # 4. every second time the actor, or its topology, and all targets
+        # 5. every second time the actor, or its topology, and all targets
         if t % POLICY_DELAY == 0:
             changes["actor"] = improve_actor(agent, batch, t)
             for part in (agent.critic, agent.actor):
                 polyak(part.slow, part.net, cfg.tau)
 
-        # 5. dense networks that are mended
+        # 6. dense networks that are mended
         if method.remedy == "redo" and t % setting.redo_every == 0:
             recycle(agent, batch, renewing)
         if method.remedy == "reset" and t == (setting.steps - setting.warm_up) // 2:
             for part in (agent.critic, agent.actor):
                 reset(part.layers, part.slow_layers, part.optimizer, renewing)
 
-        # 6. check dormancy, look at everything, log
-        if t % ne.interval == 0:
-            dormant = share_of(is_dormant, agent.critic_hidden(batch.obs, batch.action))
-            kept.ratios = torch.cat((kept.ratios, per_seed(dormant, S)[None]))
-            kept.threshold = review_threshold(kept.ratios, floor=cfg.floor)
-            log_changes(run, step + 1, changes, S)
+        # 7. look at everything, log
+        if checked:
+            run.log(step + 1, threshold=kept.threshold, **changed(changes, S))
         if t % setting.eval_every == 0 or step + 1 == setting.steps:
             seen = looked_at(agent, buffer, cfg.seed)
             returns = task.returns(policy_of(agent, device), S, setting.episodes, setting.limit)
@@ -144,26 +142,13 @@ def policy_of(agent: Agent, device: torch.device) -> Callable[..., Any]:
     return policy
 
 
-# -- review -----------------------------------------------------------------------------------
+# -- updates ----------------------------------------------------------------------------------
 
 
-def reviewing(
-    method: Plastic,
-    agent: Agent,
-    buffer: ReplayBuffer,
-    gating: Generators,
-    threshold: Tensor,
-    batch: int,
-) -> Tensor | None:
-    """Which seeds review with this update, [S] bool; None where the method does not."""
-    if method.review == "none":
-        return None
-    u = rand(gating, 1).squeeze(1)
-    if method.review == "change":
-        return u > threshold
+def activated(agent: Agent, buffer: ReplayBuffer, gating: Generators, batch: int) -> Tensor:
+    """The critics' FAU on a uniform batch. [S]."""
     looked = buffer.sample(gating, batch)
-    a = per_seed(fau(agent.critic_hidden(looked.obs, looked.action)), len(threshold))
-    return (a < 0.4) & (u >= fau_gate(a))
+    return per_seed(fau(agent.critic_hidden(looked.obs, looked.action)), len(gating))
 
 
 def count(tally: Tensor, batch: Batch, reviewed: Tensor | None, direction: float | None) -> None:
@@ -173,34 +158,6 @@ def count(tally: Tensor, batch: Batch, reviewed: Tensor | None, direction: float
         tally[1] += reviewed
     if reviewed is not None and direction is not None:
         tally[2] += reviewed * (batch.obs[..., -1] != direction).float().mean(1)
-
-
-# -- updates ----------------------------------------------------------------------------------
-
-
-def descend(
-    loss: Tensor,
-    topology: Topology,
-    optimizer: torch.optim.Optimizer,
-    t: int,
-    hidden: Callable[[], Sequence[Tensor]],
-) -> Change | None:
-    """A step of Adam on the connections that are there, or a change of the topology in its place.
-
-    Args:
-        loss: per seed. [S]
-        topology: of the network.
-        optimizer: its.
-        t: gradient step.
-        hidden: gives the hidden activations on the batch.
-    """
-    optimizer.zero_grad(set_to_none=True)
-    loss.sum().backward()
-    if topology.due(t):
-        return topology.step(t, hidden(), optimizer)
-    topology.mask_gradients()
-    optimizer.step()
-    return None
 
 
 def improve_critics(
@@ -247,16 +204,6 @@ def recycle(agent: Agent, batch: Batch, renewing: Generators) -> None:
 # -- what is seen -----------------------------------------------------------------------------
 
 
-def is_dormant(h: Tensor) -> Tensor:
-    """f = 0. [G, B, n] -> [G, n]."""
-    return dormancy(h) == 0
-
-
-def per_seed(x: Tensor, n_seeds: int) -> Tensor:
-    """Mean over a seed's networks. [G] -> [S]."""
-    return x.view(n_seeds, -1).mean(1)
-
-
 @torch.no_grad()
 def looked_at(agent: Agent, buffer: ReplayBuffer, seeds: Sequence[int]) -> dict[str, Tensor]:
     """Shares of inactive and dormant neurons, FAU and density of both networks. [S] each."""
@@ -271,20 +218,6 @@ def looked_at(agent: Agent, buffer: ReplayBuffer, seeds: Sequence[int]) -> dict[
         each |= {"fau": fau(hidden), "density": part.topology.density}
         found |= {f"{name}_{key}": per_seed(x, len(seeds)) for key, x in each.items()}
     return found
-
-
-def log_changes(run: Run, step: int, changes: dict[str, Change | None], n_seeds: int) -> None:
-    """What changed in the topologies: least net growth of a layer, most pruned of what grew."""
-    seen = {}
-    for name, change in changes.items():
-        if change is not None:
-            least = change.least.view(n_seeds, -1).amin(1)
-            share = (change.pruned / change.grown.clamp(min=1)).view(n_seeds, -1).amax(1)
-            seen |= {f"{name}_least": least, f"{name}_share": share}
-            seen |= {f"{name}_pruned": per_seed(change.pruned.float(), n_seeds)}
-            seen |= {f"{name}_grown": per_seed(change.grown.float(), n_seeds)}
-    if seen:
-        run.log(step, **seen)
 
 
 if __name__ == "__main__":

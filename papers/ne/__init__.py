@@ -1,4 +1,4 @@
-"""ne: one sentence on what it does."""
+"""Neuroplastic Expansion: networks that grow while they learn by reinforcement."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from papers.ne.trained import Trained
+    from papers.ne.trained import Policy
 
 
-def load(run: str | Path, seed: int | None = None) -> Trained:
-    """What a run has made, ready for use.
+def load(run: str | Path, seed: int | None = None) -> Policy:
+    """A trained policy: ``load("runs/…/seed-0-4").act(observations)``.
 
     Args:
-        run: a finished run directory.
-        seed: one of its seeds; default: the first.
+        run: a finished run directory of ``papers.ne.train``.
+        seed: one of those that it has trained; default: the first.
 
     Raises:
-        UserError: if there is no finished run, or it has no such seed.
+        UserError: if there is no finished run, it has no such seed, or trained no policy of states.
     """
-    from papers.ne.trained import load_trained
+    from papers.ne.trained import load_policy
 
-    return load_trained(Path(run), seed)
+    return load_policy(Path(run), seed)

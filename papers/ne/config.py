@@ -11,7 +11,7 @@ from papers.ne.methods import METHODS
 from papers.ne.task import SETTINGS, Setting
 
 POLICY_DELAY = 2  # an update of the actor and the targets for so many of the critics
-SWEPT = ("lr", "interval", "start_sparsity")  # given on the command line, they label the rows
+SWEPT = ("lr", "start_sparsity")  # given on the command line, they label the rows
 
 
 @dataclass

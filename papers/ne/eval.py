@@ -209,8 +209,7 @@ def evaluate(cfg: EvalConfig) -> None:
                 rows.append({**row, "step": [int(s) for s in step], "value": curve})
 
     of(run, add)
-    tuned = "last_inactive" if known.task == PROBE else "final_return"
-    for row in [row for row in rows if row["metric"] == tuned]:
+    for row in [row for row in rows if row["metric"] == "final_return"]:
         rows.append({**row, "metric": "tuned", "lr": learning_rate(settings)})
     run.write_eval(rows)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -49,6 +51,8 @@ class Suite:
     """
 
     def __init__(self, task: str, seed: int, size: int) -> None:
+        if sys.platform == "linux":  # off-screen, unless the user has chosen something else
+            os.environ.setdefault("MUJOCO_GL", "egl")
         from dm_control import suite
 
         domain, name, self.repeat = TASKS[task]

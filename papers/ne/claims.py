@@ -25,7 +25,7 @@ MUJOCO = ("halfcheetah", "ant", "walker2d", "humanoid")
 REMEDIES = ("redo", "reset")
 LOSS = 0.05  # rise of the dense critics' inactive share below which there is no plasticity lost
 REVIEWED = 0.05  # share of updates below which the review was hardly used
-EARLIER = 0.5  # share of what is reviewed at the end that has to be of the other direction
+EARLIER = 0.25  # share of what is reviewed at the end that has to be of the other direction
 
 
 def cycle_of(rows: Rows) -> Rows:

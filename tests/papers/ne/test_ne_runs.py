@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -15,6 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import papers.ne as ne
 from common.errors import UserError
 from common.rows import Rows
 from common.run import Run
@@ -429,8 +429,33 @@ def test_a_gpu_has_the_cpus_rows_of_drq(method: str, tmp_path: Path, small_pixel
     same_on_both(drq, evaluation, cfg, tmp_path)
 
 
+def test_a_policy_acts_as_it_was_evaluated(tmp_path: Path) -> None:
+    cfg = config(tmp_path, seed=(3, 5))
+    train.train(cfg)
+    lines = [line for line in Run.load(tmp_path).metrics() if "forward" in line]
+    for index, seed in enumerate(cfg.seed):
+        policy = ne.load(tmp_path, seed=seed)
+        assert policy.density["critic"] == pytest.approx(lines[-1]["critic_density"][index])
+        for name, direction in (("forward", 1.0), ("backward", -1.0)):
+
+            def acts(obs: Any, policy: Any = policy) -> Any:
+                return policy.act(obs[0, :, :-1], direction=float(obs[0, 0, -1]))[None]
+
+            found = policy.task.returns(acts, 1, 1, 9)[0 if direction > 0 else 1, 0]
+            assert found == pytest.approx(lines[-1][name][index], rel=1e-4)
+    with pytest.raises(UserError, match=r"observations \[n, 17\]"):
+        ne.load(tmp_path).act(np.zeros((2, 18)))
+    with pytest.raises(UserError, match="not 4"):
+        ne.load(tmp_path, seed=4)
+
+
+def test_a_probe_leaves_no_policy(tmp_path: Path) -> None:
+    probe.train(probe.ProbeConfig(out=tmp_path, **{**PROBE, "tasks": 1}))
+    with pytest.raises(UserError, match="no policy of states"):
+        ne.load(tmp_path)
+
+
 def test_seeds_differ(tmp_path: Path) -> None:
     train.train(config(tmp_path))
     rows = rows_of(tmp_path)
     assert len(set(rows.of(metric="final_return").values())) == 2
-    assert dataclasses.replace(config(tmp_path)).seed == (0, 1)

@@ -9,14 +9,15 @@ the actor and of the targets for every second one of the critics.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from common.sac import Batch, ReplayBuffer, TwinCritic, frozen, polyak
-from common.stacked import MLP
+from common.stacked import MLP, StackedLinear
 
 
 class Actor(nn.Module):
@@ -68,7 +69,7 @@ def critic_loss(q: Tensor, target: Tensor) -> Tensor:
 def first_q(critic: TwinCritic, obs: Tensor, action: Tensor) -> Tensor:
     """Q_1 alone, which is half the work. [S, B, obs], [S, B, action] -> [S, B]."""
     x = torch.cat((obs, action), -1)
-    layers, S = critic.net.layers, len(obs)
+    layers, S = cast(Iterable[StackedLinear], critic.net.layers), len(obs)
     for i, layer in enumerate(layers):
         if i:
             x = critic.net.activations[i - 1](x)

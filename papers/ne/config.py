@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from common.errors import UserError, choose
 from papers.ne.method import NEConfig
@@ -62,7 +64,18 @@ def resolve(cfg: Config) -> tuple[Setting, NEConfig]:
     return setting, expansion(METHODS[cfg.method].changes, cfg, setting.interval)
 
 
-def expansion(changes: object, cfg: object, interval: int) -> NEConfig:
-    """Sparsities and omega of a configuration, with a method's changes."""
+def expansion(changes: Mapping[str, Any], cfg: Any, interval: int) -> NEConfig:
+    """Sparsities and omega of a configuration, with a method's changes.
+
+    Raises:
+        UserError: for shares that are none, or a network that would shrink.
+    """
+    if not 0 <= cfg.end_sparsity <= cfg.start_sparsity < 1:
+        raise UserError(
+            "a network grows: give 0 <= --end-sparsity <= --start-sparsity < 1, "
+            f"not {cfg.end_sparsity} and {cfg.start_sparsity}"
+        )
+    if not 0 <= cfg.omega < 1:
+        raise UserError(f"--omega {cfg.omega} is no share below 1")
     own = {k: getattr(cfg, k) for k in ("start_sparsity", "end_sparsity", "omega")}
-    return NEConfig(**{**own, **changes, "interval": interval})  # type: ignore[dict-item]
+    return NEConfig(**{**own, **changes, "interval": interval})

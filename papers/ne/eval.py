@@ -138,9 +138,11 @@ def of_control(run: Run, add: Add) -> None:
     add_review(lines, last, add)
     add_topology(every, ("critic", "actor"), add)
     if ne.growth != "none":
-        masks = run.final()["critic"]["topology"]["masks"]
-        gap = missing(masks, ne.end_sparsity).reshape(len(cfg.seed), -1)
-        add("target_missed", gap.max(1))
+        final, gaps = run.final(), []
+        for part in ("critic", "actor") if METHODS[cfg.method].actor else ("critic",):
+            gap = missing(final[part]["topology"]["masks"], ne.end_sparsity)
+            gaps.append(gap.reshape(len(cfg.seed), -1).max(1))
+        add("target_missed", np.max(gaps, axis=0))
 
 
 def of_probe(run: Run, add: Add) -> None:
@@ -162,7 +164,7 @@ def of_probe(run: Run, add: Add) -> None:
     add("last_fau", table(lines, "fau")[-n:].mean(0))
     add("inactive_rise", inactive[-n:].mean(0) - inactive[:n].mean(0))
     add_topology(every, ("net",), add)
-    if "net_least" in " ".join(key for line in every for key in line):
+    if any("net_least" in line for line in every):
         add("target_missed", missing(run.final()["topology"]["masks"], cfg.end_sparsity))
 
 

@@ -262,6 +262,9 @@ def test_settings_are_the_authors() -> None:
         ({"task": "cycel"}, "did you mean"),
         ({"interval": 5}, "multiple of 2"),
         ({"steps": 10}, "nothing after a warm-up"),
+        ({"end_sparsity": 0.9}, "a network grows"),
+        ({"start_sparsity": 1.0}, "a network grows"),
+        ({"omega": 1.0}, "no share below 1"),
     ],
 )
 def test_bad_input_ends_in_one_line(changes: dict[str, Any], words: str, tmp_path: Path) -> None:

@@ -36,15 +36,16 @@ class Setting:
     save_every: int = 50_000  # a checkpoint holds the buffer: after multiples of so many steps
 
 
-_SHORT: dict[str, Any] = {"warm_up": 2_000, "limit": 300, "episodes": 3, "lr": 1e-3}
+_SHORT: dict[str, Any] = {"warm_up": 5_000, "episodes": 2, "lr": 1e-3}
 _SHORT |= {"interval": 200, "redo_every": 1_000, "save_every": 1}
 
 SETTINGS: dict[str, Setting] = {
     "cycle": Setting(
-        "HalfCheetah-v5", steps=26_000, phases=4, eval_every=1_500, batch=128, **_SHORT
+        *("HalfCheetah-v5", 53_000),
+        **{"phases": 4, "eval_every": 3_000, "batch": 128, "hidden": 128, **_SHORT},
     ),
     "cycle-long": Setting(
-        "HalfCheetah-v5", steps=98_000, phases=8, eval_every=3_000, batch=256, **_SHORT
+        "HalfCheetah-v5", steps=101_000, phases=8, eval_every=3_000, batch=256, **_SHORT
     ),
     "cycle-paper": Setting("HalfCheetah-v5", steps=1_025_000, phases=10),
     "halfcheetah": Setting("HalfCheetah-v5"),

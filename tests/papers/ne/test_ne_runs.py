@@ -198,7 +198,7 @@ def test_a_reset_begins_the_last_layers_anew() -> None:
 def test_the_direction_flips_and_ends_backwards() -> None:
     setting = SETTINGS["cycle"]
     turns = [direction_of(step, setting) for step in range(setting.steps)]
-    assert turns[0] == turns[2_000] == turns[7_999] == 1 and turns[8_000] == turns[-1] == -1
+    assert turns[0] == turns[5_000] == turns[16_999] == 1 and turns[17_000] == turns[-1] == -1
     assert sum(a != b for a, b in zip(turns, turns[1:], strict=False)) == 3
     assert {direction_of(s, SETTINGS["ant"]) for s in (0, 30_000, 2_999_999)} == {1.0}
 

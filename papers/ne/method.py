@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.control.sparse import er_densities, largest
 from common.stacked import StackedLinear, rand
 
 Growth = Literal["none", "gradient", "random"]
@@ -76,33 +77,15 @@ def fau(hidden: Sequence[Tensor]) -> Tensor:
 # -- 2. how much: densities and schedule ---------------------------------------------------------
 
 
-def erdos_renyi(shapes: Sequence[tuple[int, int]], sparsity: float) -> list[float]:
-    """Densities p_l = min(1, eps (n_l + n_{l-1}) / (n_l n_{l-1})), Eq. 2.
+def connections(shapes: Sequence[tuple[int, int]], sparsity: float) -> list[int]:
+    """Connections of each layer: N_l - floor((1 - p_l) N_l), N_l = n_l n_{l-1}.
 
-    eps is such that sum_l p_l N_l = (1 - S) sum_l N_l, N_l = n_l n_{l-1}: layers that would have
-    more than all connections are dense, and eps is solved again for the others.
+    Eq. 2: p_l = min(1, eps (n_l + n_{l-1}) / N_l), sum_l p_l N_l = (1 - S) sum_l N_l.
 
     Raises:
         ValueError: for a sparsity outside [0, 1).
     """
-    if not 0 <= sparsity < 1:
-        raise ValueError(f"sparsity must be in [0, 1), not {sparsity}")
-    sizes = [a * b for a, b in shapes]
-    dense: set[int] = set()
-    while len(dense) < len(shapes):
-        rest = [k for k in range(len(shapes)) if k not in dense]
-        budget = (1 - sparsity) * sum(sizes) - sum(sizes[k] for k in dense)
-        eps = budget / sum(sum(shapes[k]) for k in rest)
-        found = {k: eps * sum(shapes[k]) / sizes[k] for k in rest}
-        if max(found.values()) <= 1:
-            return [found.get(k, 1.0) for k in range(len(shapes))]
-        dense |= {k for k in rest if found[k] == max(found.values())}
-    return [1.0] * len(shapes)
-
-
-def connections(shapes: Sequence[tuple[int, int]], sparsity: float) -> list[int]:
-    """Connections of each layer: N_l - floor((1 - p_l) N_l)."""
-    densities = erdos_renyi(shapes, sparsity)
+    densities = er_densities(shapes, sparsity)
     sizes = [a * b for a, b in shapes]
     return [n - math.floor((1 - p) * n + 1e-9) for n, p in zip(sizes, densities, strict=True)]
 
@@ -135,14 +118,7 @@ def grown(score: Tensor, absent: Tensor, n: Tensor) -> Tensor:
     Returns:
         Which come. [G, in, out] bool.
     """
-    n = torch.minimum(n, absent.sum((1, 2)))
-    most = int(n.max())
-    new = torch.zeros_like(absent)
-    if most:
-        best = score.masked_fill(~absent, -1.0).flatten(1).topk(most, dim=1).indices
-        taken = torch.arange(most, device=n.device) < n[:, None]
-        new.flatten(1).scatter_(1, best, taken)
-    return new
+    return largest(score, absent, n)
 
 
 # -- 4. which neurons go -------------------------------------------------------------------------

@@ -12,8 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from common.control.sparse import er_densities
 from common.stacked import MLP, StackedLinear, adam, randn, seed_generators
-from papers.ne.method import NEConfig, Topology, connections, dormancy, erdos_renyi, forget
+from papers.ne.method import NEConfig, Topology, connections, dormancy, forget
 from papers.ne.method import hidden_activations as hidden_of
 
 torch.set_num_threads(1)
@@ -86,7 +87,7 @@ def test_its_growth_space_is_negative_where_a_layer_is_dense() -> None:
     ones = connections(critic, 0.8)
     space = [0.8 * a * b - n for (a, b), n in zip(critic, ones, strict=True)]
     assert space[0] < 0 and space[2] < 0
-    assert erdos_renyi(critic, 0.8)[0] > 0.8
+    assert er_densities(critic, 0.8)[0] > 0.8
     actor = connections([(17, 256), (256, 256), (256, 6)], 0.8)
     grows = 0.008 * (0.8 * 256**2 - actor[1])
     assert actor[1] == pytest.approx(8_397, abs=2)

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.nn import functional as F
 
+from common.control.sparse import er_densities
 from common.sac import ReplayBuffer
 from common.stacked import MLP, StackedLinear, adam, randn, seed_generators
 from papers.ne import review
@@ -26,7 +27,6 @@ from papers.ne.method import (
     cosine,
     dormancy,
     due_share,
-    erdos_renyi,
     fau,
     grown,
     hidden_activations,
@@ -75,7 +75,7 @@ def backward(layers: Sequence[StackedLinear], seed: int = 5) -> Tensor:
 )
 def test_densities_keep_the_share(widths: list[int], sparsity: float) -> None:
     shapes = list(pairwise(widths))
-    densities = erdos_renyi(shapes, sparsity)
+    densities = er_densities(shapes, sparsity)
     sizes = [a * b for a, b in shapes]
     kept = sum(p * n for p, n in zip(densities, sizes, strict=True))
     assert kept == pytest.approx((1 - sparsity) * sum(sizes), rel=1e-9)
@@ -87,14 +87,14 @@ def test_densities_keep_the_share(widths: list[int], sparsity: float) -> None:
 
 
 def test_densities_of_known_networks() -> None:
-    small = erdos_renyi([(6, 4), (6, 6), (2, 6)], 0.5)
+    small = er_densities([(6, 4), (6, 6), (2, 6)], 0.5)
     assert small == pytest.approx([12 / 24, 14.4 / 36, 9.6 / 12])
-    actor = erdos_renyi([(17, 256), (256, 256), (256, 6)], 0.8)
+    actor = er_densities([(17, 256), (256, 256), (256, 6)], 0.8)
     assert actor == pytest.approx([1, 0.1281, 1], abs=1e-4)
-    critic = erdos_renyi([(23, 256), (256, 256), (256, 1)], 0.8)
+    critic = er_densities([(23, 256), (256, 256), (256, 1)], 0.8)
     assert critic == pytest.approx([0.8435, 0.1391, 1], abs=1e-4)
     with pytest.raises(ValueError, match="sparsity"):
-        erdos_renyi([(2, 2)], 1.0)
+        er_densities([(2, 2)], 1.0)
 
 
 def test_a_network_begins_with_its_largest_weights() -> None:

@@ -150,11 +150,9 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
         return drawn
     found = {e["method"]: e["data"] for e in reversed(extras) if e["task"] == GAME}
     if found:
-        battles = "Right: greedy win rate on SMAX-3m. " if rows.of(task=MAP) else ""
         text = (
-            "Two-step game: learnt quantile functions of its cells (first seed; black: exact) and "
-            f"W1 to the exact laws over updates. {battles}Means and 95 % bands over seeds; a "
-            "scalar's law is a point."
+            "Two-step game: learnt quantile functions of its cells (first seed; black: exact), W1 "
+            "to the exact laws; greedy win rate. Means, 95 % bands; a scalar's law is a point."
         )
         drawn["laws"] = Drawing(law_figure(rows, found), text, main=True)
     of_game = {"w1_mean": "W1", "worst_mean_error": "worst mean", "optimal": "optimal play"}
@@ -165,7 +163,7 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
         shown = [Panel(t, {"task": task, "metric": f"{m}_curve"}) for m, t in metrics.items()]
         if figure := report.curves(rows, METHODS, shown, xlabel=xlabel):
             text = "share of seeds that play optimally" if task in NAMES else "of training batches"
-            text += "; as released DDN draws one sample, which has none" if task == RELEASED else ""
+            text += "; DDN's one sample as released has none" if task == RELEASED else ""
             text = f"{NAMES.get(task, task)}: {', '.join(metrics.values())} ({text})"
             drawn[task.replace("-", "_")] = Drawing(figure, f"{text}; mean, 95 % band over seeds.")
     return drawn
@@ -176,8 +174,7 @@ def law_figure(rows: Rows, found: Mapping[str, Any]) -> Figure:
     colour, dash = METHODS.colours(), METHODS.dashes()
     panels = [(GAME, "w1_mean", "two-step game: W1"), (MAP, "win_rate", "SMAX-3m: win rate")]
     panels = [panel for panel in panels if rows.of(task=panel[0], metric=f"{panel[1]}_curve")]
-    n = 2 + len(panels)
-    figure, axes = report.axes_for(n, n, 2.9, 2.7)
+    figure, axes = report.axes_for(2 + len(panels), 4, 2.9, 2.7)
     task = game_task(GAME)
     game = TABLES[task.game]()
     lines: dict[str, Any] = {}

@@ -189,6 +189,7 @@ def test_ctrl_c_while_a_command_imports(tmp_path):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # tests in the background
     ) as process:
         assert process.stdout is not None and process.stderr is not None
         process.stdout.readline()

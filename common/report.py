@@ -285,11 +285,29 @@ def curves(
 
 def _abscissa(rows: Rows, panel: Panel) -> tuple[np.ndarray, np.ndarray]:
     """A panel's curve of one method, over steps or over what they spend."""
-    steps, values = rows.of(**panel.of).curve()
+    steps, values = _aligned(*rows.of(**panel.of).curve())
     if not panel.against:
         return steps, values
     spent = rows.of(**{**panel.of, "metric": panel.against}).value()
     return steps * spent / steps[-1], values
+
+
+def _aligned(steps: np.ndarray, values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Seeds that were logged at different steps (whole episodes), interpolated where all have begun
+    and none has ended.
+
+    Args:
+        steps: [T].
+        values: NaN where a seed was not logged. [n_seeds, T]
+    """
+    missing = np.isnan(values)
+    if not missing.any() or missing.all(1).any():
+        return steps, values
+    first = max(steps[~none][0] for none in missing)
+    last = min(steps[~none][-1] for none in missing)
+    common = steps[(first <= steps) & (steps <= last)]
+    pairs = zip(values, missing, strict=True)
+    return common, np.array([np.interp(common, steps[~m], seed[~m]) for seed, m in pairs])
 
 
 def intervals(

@@ -195,7 +195,8 @@ def hunt_figure(rows: Rows, extras: list[dict[str, Any]], there: list[str]) -> F
     masks = {e["method"]: e for e in first_of(extras, f"overlap_{LAYER}", HUNT)}
     hunts = {e["method"]: e for e in first_of(extras, "chased", HUNT)}
     below = [("masks", masks.get("kaleidoscope"), "agent", "agent")]
-    for name in ("fups-id", "kaleidoscope"):
+    rival = next((name for name in ("fups-id", "fups") if name in hunts), "fups")
+    for name in (rival, "kaleidoscope"):
         below.append((METHODS.label(name), hunts.get(name), "prey", "predator"))
     for ax, (title, extra, x, y) in zip(axes[1], below, strict=True):
         matrix(ax, title, extra, x, y)

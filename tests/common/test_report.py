@@ -126,6 +126,19 @@ def test_a_curve_can_be_drawn_against_what_its_steps_spend():
     assert second.get_xlabel() == "calls"
 
 
+def test_seeds_logged_at_different_steps_are_drawn_where_all_of_them_were():
+    row = {"task": "t", "method": "mine", "metric": "curve"}
+    found = Rows(
+        [
+            {**row, "seed": 0, "step": [0, 10, 20], "value": [0.0, 1.0, 2.0]},
+            {**row, "seed": 1, "step": [0, 5, 18], "value": [0.0, 1.0, 1.0]},
+        ]
+    )
+    (line,) = report.curves(found, METHODS, [PANEL]).axes[0].lines
+    assert line.get_xdata().tolist() == [0, 5, 10, 18]
+    assert np.allclose(line.get_ydata(), [0, 0.75, 1, 1.4])
+
+
 def test_a_frontier_has_a_line_per_method_along_a_label():
     pair = (Panel("t", {"metric": "y"}, "y"), Panel("t", {"metric": "z"}, "z"))
     figure = report.frontier(rows(), METHODS, [pair], along="calls")

@@ -1,0 +1,51 @@
+"""The methods that are compared: how the intermediate energy, or the policy, is learned."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from common.methods import Method, Methods
+
+Learns = Literal["analytic", "local", "mean", "clean", "contrast", "policy", "nothing"]
+Acts = Literal["network", "noisy-q", "behaviour", "policy", "exact"]
+
+
+@dataclass(frozen=True)
+class Guided(Method):
+    """A way to sample mu exp(beta Q) / Z.
+
+    Attributes:
+        learns: what a network is trained on: Eq. 7 with the isotropic ("analytic") or local
+            variance or without ("mean"), Q of the clean action, the contrastive loss, the weighted
+            regression of a Gaussian policy, or nothing.
+        acts: what guides: the network, beta Q at the noisy action, nothing; a Gaussian policy acts
+            by itself; "exact" is the known answer.
+        critic: whose stage of pretraining: "prior" (implicit Q-learning, or Q itself) or "support".
+        keep_norm: see ``method.guided_epsilon``.
+        w: guidance scale (of a policy: factor of its temperature) that the tuning has chosen; 1,
+            the theory's, until then.
+    """
+
+    learns: Learns = "nothing"
+    acts: Acts = "network"
+    critic: str = "prior"
+    keep_norm: bool = False
+    w: float = 1.0
+
+
+METHODS = Methods(
+    Guided("aepo", "AEPO", "method", "analytic"),
+    Guided("aepo-local", "AEPO, local variance", "variant", "local"),
+    Guided("aepo-norm", "AEPO, norm kept", "variant", "analytic", keep_norm=True),
+    Guided("no-variance", "AEPO without variance", "ablation", "mean"),
+    Guided("mse", "Q of the clean action", "baseline", "clean"),
+    Guided("cep", "CEP, same critic", "baseline", "contrast"),
+    Guided("qgpo", "QGPO, own critic", "baseline", "contrast", critic="support"),
+    Guided("naive", "Q of the noisy action", "baseline", acts="noisy-q"),
+    Guided("iql", "IQL", "baseline", "policy", "policy"),
+    Guided("bc", "behaviour", "baseline", acts="behaviour"),
+    Guided("exact", "exact energy", "reference", acts="exact"),
+)
+
+__all__ = ["METHODS", "Acts", "Guided", "Learns"]

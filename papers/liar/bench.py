@@ -1,4 +1,4 @@
-"""Speed: the dense states remembered or run again, moments in one product or in a loop, solvers.
+"""Speed: reconstruction against retraining, dense states remembered or run again, solvers.
 
     python -m papers.liar.bench [--json FILE]
 
@@ -32,6 +32,7 @@ class BenchConfig:
     length: int = 48  # T
     width: int = 384  # d
     hidden: int = 1536  # neurons
+    steps: int = 50  # of retraining, as in the study
     repeats: int = 5  # interleaved
 
 
@@ -57,7 +58,13 @@ def reconstructions(cfg: BenchConfig) -> dict[str, Callable[[], object]]:
     units = [torch.arange(module.n_units // 2) for module in arch.modules]
     kept, anew = (Dense(arch, batches, remember=remember) for remember in (True, False))
     recipe = Recipe(method.liar)
+    reconstructed = method.reconstruct(arch, batches, units, recipe, kept)
+    pruned = arch.shrunk(units, [solution.linear for solution in reconstructed])
+    wanted = [torch.randn(*part.shape, cfg.width) for part in ids.split(16)]
     return {
+        f"{cfg.steps} steps of retraining": lambda: baselines.retrain(
+            pruned, batches, wanted, steps=cfg.steps
+        ),
         "dense states run again": lambda: method.reconstruct(arch, batches, units, recipe, anew),
         "dense states remembered": lambda: method.reconstruct(arch, batches, units, recipe, kept),
     }

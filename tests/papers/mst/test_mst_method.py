@@ -30,6 +30,7 @@ from papers.mst.method import (
     n_changes,
 )
 from papers.mst.methods import METHODS
+from papers.mst.plain import plain_of
 from papers.mst.plan import costs, plan_of
 from papers.mst.task import TASKS, model_of
 
@@ -438,3 +439,23 @@ def test_the_sparse_mask_does_not_touch_what_stays_dense() -> None:
         torch.testing.assert_close(
             model(input_ids=x).logits, model(input_ids=x, attention_mask=mask).logits
         )
+
+
+def test_the_plain_peer_is_the_same_function_with_the_same_gradient() -> None:
+    task = TASKS["gpt2-tiny"]
+    model = model_of(task, 16, 2, 0)
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight += 0.1 * torch.randn_like(weight)
+    plain = plain_of(model).double()
+    model.double()
+    ids = torch.randint(task.vocabulary, (3, 12))
+    theirs, ours = plain(ids), model(input_ids=ids).logits
+    torch.testing.assert_close(ours, theirs)
+    targets = torch.randint(task.vocabulary, (36,))
+    for logits in (theirs, ours):
+        torch.nn.functional.cross_entropy(logits.flatten(0, 1), targets).backward()
+    torch.testing.assert_close(model.transformer.wte.weight.grad, plain.tokens.weight.grad)
+    last = model.transformer.h[-1].mlp.c_proj.weight.grad
+    torch.testing.assert_close(last.T, plain.blocks[-1].down.weight.grad)

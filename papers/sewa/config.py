@@ -48,7 +48,7 @@ class Config:
     K: tuple[int, ...] | None = None  # how many are averaged; default: the task's
     window: float = 1.0  # share of the snapshots, the latest, that can be chosen
     # the mask: method.Selection
-    lr: float = 0.1
+    lr: float | None = None  # default: the method's, see methods.METHODS
     iterations: int = 300
     samples: int = 4
     tau: float = 1.0
@@ -106,8 +106,8 @@ def selection_of(cfg: Config) -> Selection:
     choose("method", cfg.method, METHODS)
     choose("task", cfg.task, TASKS)
     for name in ("lr", "tau"):
-        if getattr(cfg, name) <= 0:
-            raise UserError(f"--{name} is positive, not {getattr(cfg, name):g}")
+        if (value := getattr(cfg, name)) is not None and value <= 0:
+            raise UserError(f"--{name} is positive, not {value:g}")
     for name in ("iterations", "samples"):
         if getattr(cfg, name) < 1:
             raise UserError(f"--{name} is 1 or more, not {getattr(cfg, name)}")
@@ -116,7 +116,8 @@ def selection_of(cfg: Config) -> Selection:
     if not cfg.seed or len(set(cfg.seed)) < len(cfg.seed):
         raise UserError(f"--seed is one or several different seeds, not {cfg.seed}")
     known = {f.name for f in fields(Selection)}
-    return Selection(**{k: v for k, v in vars(cfg).items() if k in known})
+    asked = {k: v for k, v in vars(cfg).items() if k in known and v is not None}
+    return Selection(**{"lr": METHODS[cfg.method].lr, **asked})
 
 
 def sizes(cfg: Config) -> tuple[int, ...]:

@@ -22,6 +22,7 @@ class Averaging(Method):
         data: what the loss of the choice is taken on: the training data, others kept apart from
             it, or (an oracle) the test data.
         trajectory: the training that the snapshots are of (trajectory.TRAININGS).
+        lr: rate of what is learnt, the best of the tuning (results/tuning.md).
     """
 
     way: Callable[[Problem], Average] = baselines.last
@@ -29,6 +30,7 @@ class Averaging(Method):
     sized: bool = True
     data: Literal["train", "held", "test"] = "train"
     trajectory: str = "plain"
+    lr: float = 0.3
 
 
 PUBLISHED = {"noise": "gumbel", "start": "comb", "samples": 1, "iterations": 100, "lr": 1e-2}
@@ -56,7 +58,7 @@ METHODS = Methods(
     Averaging("random", "random K", "baseline", baselines.random, 5),
     Averaging("greedy", "greedy soup", "baseline", baselines.greedy, sized=False),
     Averaging("search", "random search", "baseline", baselines.search),
-    Averaging("twa", "TWA", "baseline", baselines.twa, sized=False),
+    Averaging("twa", "TWA", "baseline", baselines.twa, sized=False, lr=0.03),
     Averaging("oracle", "best on test", "reference", baselines.search, data="test"),
 )  # fmt: skip
 

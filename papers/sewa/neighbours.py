@@ -67,7 +67,7 @@ def averages(
     def score(w: Tensor) -> float:
         return float(F.binary_cross_entropy_with_logits(x @ w, y))
 
-    how = Selection(iterations=cfg.iterations)
+    how = Selection(iterations=cfg.iterations, lr=METHODS["sewa"].lr)
     masks = torch.Generator().manual_seed(seed)
     return way(Problem(theta, cfg.K, objective, score, how, masks, examples=len(x) / 64))
 

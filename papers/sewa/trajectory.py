@@ -16,6 +16,7 @@ from papers.sewa.baselines import lawa
 from papers.sewa.config import TrajectoryConfig, of_training
 from papers.sewa.examples import Work
 from papers.sewa.method import Problem, Selection, Window, sewa
+from papers.sewa.methods import METHODS
 from papers.sewa.weights import flat, n_weights, put
 
 STREAMS = ("batches", "selection", "masks")  # of random numbers, on the CPU
@@ -76,7 +77,8 @@ def train(cfg: TrajectoryConfig) -> None:
 
         # 3. online: the average takes the model's place
         if online and window.full:
-            how = Selection(iterations=cfg.iterations, samples=cfg.samples)
+            rate = METHODS["sewa"].lr
+            how = Selection(iterations=cfg.iterations, samples=cfg.samples, lr=rate)
             problem = problem_of(work, window.ordered(), task.K, how, draw)
             put(model, ONLINE[cfg.method](problem).weights)
             window.clear()

@@ -290,3 +290,8 @@ def test_trainings_that_make_no_sense_are_refused(changes: dict[str, Any], words
 def test_choices_that_make_no_sense_are_refused(changes: dict[str, Any], words: str) -> None:
     with pytest.raises(UserError, match=words):
         selection_of(Config(**changes))
+
+
+def test_rates_are_the_methods_unless_one_is_asked_for() -> None:
+    assert selection_of(Config(method="twa")).lr == METHODS["twa"].lr != METHODS["sewa"].lr
+    assert selection_of(Config(method="twa", lr=0.5)).lr == 0.5

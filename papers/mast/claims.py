@@ -119,6 +119,7 @@ CLAIMS = [
         "Operations of training and acting, and size, are the share of connections "
         "(1.1 (1 − S) + .01; size + .03); layers keep theirs",
         *(TABLE, "size .066×, training .051×", small),
+        only=("default", "paper"),
         shared="every way to train this sparsely does",
     ),
     claim(

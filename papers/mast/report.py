@@ -83,7 +83,8 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
             Panel("win rate", {**of, "metric": "win_rate"}, "greedy episodes"),
             Panel("return", {**of, "metric": "return"}, "greedy episodes"),
         ]
-        names = [m for m in METHODS if m in CURVES or METHODS[m].role == "added"]
+        there = rows.of(**of, metric="win_rate").unique("method")
+        names = [m for m in METHODS if m in there and (len(there) <= len(CURVES) or m in CURVES)]
         name = "".join(c if c.isalnum() else "_" for c in task)
         if figure := report.curves(
             rows, METHODS, shown, names=names, xlabel="environment steps", width=3.6

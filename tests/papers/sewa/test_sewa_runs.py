@@ -19,6 +19,7 @@ from common.run import Run
 from papers.sewa import cloning, expert, images, neighbours, train, trajectory
 from papers.sewa import eval as evaluation
 from papers.sewa.config import Config, NeighboursConfig, TrajectoryConfig, of_training, selection_of
+from papers.sewa.methods import METHODS
 from papers.sewa.task import TASKS
 from papers.sewa.weights import flat
 from tests.fake_cuda import same_on_both

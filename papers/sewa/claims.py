@@ -49,9 +49,12 @@ def own(rows: Rows, task: str, method: str, metric: str = "score") -> Rows:
     return rows.of(task=task, K=K, method=method, metric=metric)
 
 
-def differ(rows: Rows, task: str) -> Judgement | None:
-    """Where snapshots do not differ every average is the same: nothing can be compared."""
-    spread = own(rows, task, "last", "spread").value()
+def differ(rows: Rows, task: str, method: str) -> Judgement | None:
+    """Where snapshots do not differ every average is the same: nothing can be compared.
+
+    Their spread is the same for all methods of a task.
+    """
+    spread = own(rows, task, method, "spread").value()
     if spread > ALIKE:
         return None
     return Judgement(INCONCLUSIVE, f"the snapshots of {task} do not differ ({spread:.1e})")
@@ -59,7 +62,7 @@ def differ(rows: Rows, task: str) -> Judgement | None:
 
 def gain(rows: Rows, task: str, method: str, rival: str, margin: float | None = None) -> Judgement:
     """Score less a rival's; with a margin: not worse by more."""
-    if (alike := differ(rows, task)) is not None:
+    if (alike := differ(rows, task, method)) is not None:
         return alike
     diff = own(rows, task, method).minus(own(rows, task, rival))
     return by_interval(diff) if margin is None else not_worse(diff, margin)

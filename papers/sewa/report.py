@@ -163,7 +163,7 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
         drawn["chosen"] = Drawing(figure, text)
     shown = [
         Panel(f"{TITLES[t]}: {what}", {"task": t, "metric": metric}, what)
-        for t in tasks[:1]
+        for t in tasks[:2]
         for metric, what in (("expected", "expected count"), ("gap", "gap"))
     ]
     few = rows.of(K=rows.of(task=tasks[0]).unique("K")[:1])

@@ -40,6 +40,8 @@ def world(noise: float = 0.05, **changes: float) -> Rows:
     for task, base in SCORES.items():
         shared = rng.standard_normal(SEEDS)
         for method in MAIN:
+            if task == "digits-spoiled" and method == "last":
+                continue  # as in paper.toml: the default does not run it there
             own = method == "sewa"
             values = {"score": base + GAIN[task] * own, "train_loss": 0.2 - 0.1 * own}
             values |= {"log_train_loss": -1.0 - 0.5 * own, "spread": 0.05, "expert": 2400.0}
@@ -111,7 +113,8 @@ def test_every_claim_can_fail_and_can_be_left_open() -> None:
 
 
 def test_where_nothing_differs_nothing_is_judged() -> None:
-    rows = world(**{f"{t.replace('-', '_')}__last__spread": 0.0 for t in SCORES})
+    alike = {f"{t.replace('-', '_')}__{m.replace('-', '_')}__spread" for t in SCORES for m in MAIN}
+    rows = world(**dict.fromkeys(alike, 0.0))
     found = kit.judged("sewa", rows)
     for name in ("sewa-c1", "sewa-c2", "sewa-c4"):
         assert found[name]["verdict"] == INCONCLUSIVE and "do not differ" in found[name]["ours"]

@@ -34,7 +34,7 @@ SEARCH_MARGIN = 0.01  # c3: nats per token
 ACCURACY_MARGIN = 0.05  # c6
 SOLVABLE = 0.35  # c6: accuracy of the original that makes a loss visible; chance is .25
 SHARE = 0.6  # c7: of the loss increase of mixtures from scratch
-NAMES = {"mixtral": "Mixtral", "qwen": "Qwen"}
+NAMES = {"mixtral": "Mixtral", "qwen": "Qwen", SCRATCH: "from scratch"}
 
 
 def losses(rows: Rows, method: str, task: str, kept: float) -> Rows:

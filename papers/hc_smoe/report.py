@@ -172,7 +172,7 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
         return drawn  # the tables of a tuning say it
     rows = increases(rows)
     panels = [
-        Panel(f"{TITLES[task]}, {kept:.0%} left", of_cell(task, kept, "increase"), "nats per token")
+        Panel(cell(task, kept), of_cell(task, kept, "increase"), "nats per token")
         for task in TRAINED
         for kept in sorted(rows.of(task=task, metric="increase").unique("kept"), reverse=True)
         if kept < 1

@@ -29,7 +29,7 @@ ROOT = Path(__file__).resolve().parents[1]
 BASE = "base"  # name of the stamp of the dependencies that everything needs
 TOOLS = ("dev", "peers", "cluster", "track")  # extras that no paper has: tests, benches, runner
 # extras for modules that only some scales import
-FOR_IMPORTS = {"torch_fidelity": "fid", "stable_baselines3": "peers"}
+FOR_IMPORTS = {"torch_fidelity": "fid", "stable_baselines3": "peers", "lm_eval": "harness"}
 TRACKERS = ("tensorboard", "wandb")  # values of $TRACK that need the extra "track"
 INSTALLERS = ("pip", "uv")
 LINK = "papers_reproduced.pth"  # makes papers, common and tools importable from everywhere

@@ -180,7 +180,10 @@ def harness(
         import lm_eval
         from lm_eval.models.huggingface import HFLM
     except ImportError as error:
-        raise UserError("zero-shot tasks need the package lm-eval: pip install lm-eval") from error
+        raise UserError(
+            "zero-shot tasks need the package lm-eval: 'make setup PAPER=<paper> SCALE=paper' "
+            "installs it (the extra 'harness')"
+        ) from error
     wrapped = HFLM(pretrained=model, tokenizer=tokenizer)
     found = lm_eval.simple_evaluate(model=wrapped, tasks=tasks, **options)["results"]
     return {task: float(found[task][metric]) for task in tasks}

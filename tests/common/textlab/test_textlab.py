@@ -315,7 +315,7 @@ def test_the_harness_is_asked_for_with_its_name(monkeypatch: pytest.MonkeyPatch)
     import types
 
     monkeypatch.setitem(sys.modules, "lm_eval", None)
-    with pytest.raises(UserError, match="pip install lm-eval"):
+    with pytest.raises(UserError, match="make setup .* installs it"):
         evaluate.harness(None, None, ["arc_easy"])
     seen: dict[str, Any] = {}
 

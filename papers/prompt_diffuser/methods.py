@@ -59,7 +59,7 @@ METHODS = Methods(
     Tuning("right_prompt", "an expert's prompt", "reference", prompts="right"),
     Tuning(
         *("full", "full-data fine-tuning", "reference", "all"),
-        **{"demonstrations": 50, "longer": 4, "prompts": "right"},
+        **{"demonstrations": 50, "longer": 3, "prompts": "right"},
     ),
 )
 

@@ -55,12 +55,12 @@ WORLDS = {
     "point": World(Point(), THREE_QUADRANTS, 36.0, target=36.0),
     "reach": World(Reach(), tuple(map(float, range(40))), 900.0, demonstrations=5),
     "velocity": World(Velocity(), VELOCITIES, 200.0, target=0.0),
-    "cheetah-dir": World(Published("cheetah_dir", "sign", 20, 6), (0.0, 1.0), 1000.0, 90, 1500.0),
+    "cheetah-dir": World(Published("cheetah_dir", "sign", 20, 6), (0.0, 1.0), 1000.0, 50, 1500.0),
     "cheetah-vel": World(
-        Published("cheetah_vel", "velocity", 20, 6), _without(40, CHEETAH_TEST), 500.0, 90, 0.0
+        Published("cheetah_vel", "velocity", 20, 6), _without(40, CHEETAH_TEST), 500.0, 50, 0.0
     ),
     "ant-dir": World(
-        Published("ant_dir", "angle", 27, 8), _without(50, ANT_TEST), 500.0, 90, 500.0
+        Published("ant_dir", "angle", 27, 8), _without(50, ANT_TEST), 500.0, 50, 500.0
     ),
     "reach-500": World(Reach(500), tuple(map(float, range(45))), 650.0, 20, 650.0),
 }

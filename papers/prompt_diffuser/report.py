@@ -10,7 +10,7 @@ from common import report
 from common.plotting import Figure
 from common.report import Column, Drawing, Panel, Table, axes_for, by_method, grid
 from common.rows import Rows
-from papers.prompt_diffuser.claims import SWEPT, plain
+from papers.prompt_diffuser.claims import PLAIN, SWEPT
 from papers.prompt_diffuser.methods import METHODS
 from papers.prompt_diffuser.task import TASKS
 
@@ -32,7 +32,7 @@ def lines_of(rows: Rows, names: Any = None) -> list[tuple[str, dict[str, Any]]]:
     """Every method, and every setting that a sweep gave to it."""
     lines = []
     for label, of in by_method(METHODS, names):
-        lines.append((label, {**of, **dict.fromkeys(SWEPT)}))
+        lines.append((label, {**of, **PLAIN}))
         for name in SWEPT:
             values = rows.of(**of, metric="score").unique(name)
             lines += [(f"{label}, {name} {v:g}", {**of, name: v}) for v in values]
@@ -52,7 +52,7 @@ def main_table(rows: Rows) -> Table:
         "Score (0: random actions, 1: an expert), mean over test tasks, 95 % over seeds; tuned "
         f"parameters and calls of the policy per test task, {there[0]}"
     )
-    lines = lines_of(plain(rows), [*MAIN, *METHODS.having("added")])
+    lines = lines_of(rows.of(**PLAIN), [*MAIN, *METHODS.having("added")])
     return grid(rows, title, lines, columns, corner="method", main=True, unmarked=REFERENCES)
 
 
@@ -67,7 +67,7 @@ def explained(rows: Rows, task: str) -> Table:
         Column("to the expert's", {"metric": "expert_distance"}, show=report.mean()),
         Column("to the pool's", {"metric": "pool_distance"}, show=report.mean()),
     ]
-    if any(rows.of(task=task, metric="alignment")):
+    if rows.of(task=task, metric="alignment"):
         columns.append(Column("pointing", {"metric": "alignment"}, show=report.mean()))
     elif rows.of(task=task, metric="success"):
         columns.append(Column("success", {"metric": "success"}, "max"))
@@ -81,7 +81,7 @@ def explained(rows: Rows, task: str) -> Table:
 
 def by_test_task(rows: Rows, task: str) -> Table:
     """Score of every test task."""
-    own = plain(rows).of(task=task, metric="task_score")
+    own = rows.of(**PLAIN, task=task, metric="task_score")
     order = sorted(own.unique("subtask"), key=float)
     columns = [Column(s, {"subtask": s}, "max", show=report.mean()) for s in order]
     title = f"{task}: score by test task"
@@ -91,7 +91,7 @@ def by_test_task(rows: Rows, task: str) -> Table:
 def tables(rows: Rows) -> list[Table]:
     """A main table, others by task; or a tuning's grid."""
     scores = rows.of(metric="score")
-    if len(scores.unique("lr")) > 1 and not plain(scores):
+    if len(scores.unique("lr")) > 1 and not scores.of(**PLAIN):
         title = "Score by Adam's rate (median over seeds), directions of the tuning, random pool"
         return [report.tuning(rows, METHODS, {"metric": "score"}, ["lr"], title=title, best="max")]
     made = [main_table(rows)]
@@ -122,7 +122,7 @@ def pointing(extras: list[dict[str, Any]], task: str) -> Figure | None:
 def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
     """Scores of up to six tasks (main), losses and cosines, where prompts point."""
     drawn: dict[str, Drawing] = {}
-    own = plain(rows)
+    own = rows.of(**PLAIN)
     there = tasks_of(own)
     panels = [Panel(task, {"task": task, "metric": "score"}, "score") for task in there]
     for part in range(0, len(panels), 6):

@@ -10,7 +10,7 @@ of a prompt's own numbers; *layer by layer* adds a singular value decomposition 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from common import files
@@ -41,9 +41,9 @@ def bench(cfg: BenchConfig) -> None:
     """Print milliseconds of CPU time of an update and its ratio to tuning a prompt's numbers."""
     device = setup("cpu", 0)
     with tempfile.TemporaryDirectory() as folder:
-        sizes = {"width": cfg.width, "layers": cfg.layers, "demonstrations": 1}
         out = Path(folder) / "point" / "seed-0"
-        train(PolicyConfig(out=out, steps=1, prior_steps=1, pools=("random",), **sizes))
+        policy = PolicyConfig(out=out, steps=1, prior_steps=1, pools=("random",), demonstrations=1)
+        train(replace(policy, width=cfg.width, layers=cfg.layers))
         sides = {}
         for name, method in METHODS.items():
             if method.role == "reference" or method.tunes not in (*GRADIENTS, "search"):

@@ -69,7 +69,8 @@ def shared(*scored: dict[tuple[str, int], float]) -> list[np.ndarray]:
 
 def lead(rows: Rows, task: str, one: str, other: str) -> Interval:
     """Difference of scores over cells."""
-    return paired_diff(*shared(scores(rows, task, one), scores(rows, task, other)))
+    ours, theirs = shared(scores(rows, task, one), scores(rows, task, other))
+    return paired_diff(ours, theirs)
 
 
 def beside(rows: Rows, task: str, method: str, others: tuple[str, ...]) -> str:

@@ -14,7 +14,7 @@ from papers.prompt_diffuser.task import FEW, WORLDS, task_of
 CANDIDATES = 8  # perturbed prompts of an iteration of Prompt-Tuning DT
 SIGMA = 0.05  # of the perturbations
 BACKWARD = 2  # a backward pass counts as so many calls of the policy
-POOLS = ("expert", "random")
+POOLS: tuple[Quality, ...] = ("expert", "random")
 KINDS = ("diffusion", "regression")  # of generators
 
 

@@ -59,7 +59,9 @@ METHODS = Methods(
     Tuning("right_prompt", "an expert's prompt", "reference", prompts="right"),
     Tuning(
         *("full", "full-data fine-tuning", "reference", "all"),
-        **{"demonstrations": 50, "longer": 3, "prompts": "right"},
+        prompts="right",
+        demonstrations=50,
+        longer=3,
     ),
 )
 

@@ -140,7 +140,7 @@ def train(cfg: PolicyConfig) -> None:
             loss.backward()
             optimizers[name].step()
         if (step + 1) % LOG_EVERY == 0:
-            run.log(step + 1, **{f"loss_{name}": loss.detach()})
+            run.log(step + 1, **{f"loss_{name}": loss.item()})
 
 
 if __name__ == "__main__":

@@ -120,18 +120,19 @@ class Point:
 
     def _of(self, goal: float, quality: Quality, role: Role, count: int) -> list[Episode]:
         key = [round(1000 * goal), QUALITIES[quality], ROLES[role]]
-        rng = np.random.default_rng(key)
-        batch = PointBatch(goal, self.spread * rng.standard_normal((count, 2)))
-        noise = rng.standard_normal((self.limit, count, 2))
-        actions = unit(goal) + (self.sigma if quality == "expert" else self.medium) * noise
+        normal, uniform = (np.random.default_rng([*key, use]) for use in (0, 1))
+        drawn = normal.standard_normal((count, self.limit + 1, 2))  # by episode: more add to them
+        batch = PointBatch(goal, self.spread * drawn[:, 0])
+        sigma = self.sigma if quality == "expert" else self.medium
+        actions = unit(goal) + sigma * drawn[:, 1:]
         if quality == "random":
-            actions = rng.uniform(-1.0, 1.0, noise.shape)
+            actions = uniform.uniform(-1.0, 1.0, actions.shape)
         actions = actions.clip(-1.0, 1.0).astype(np.float32)
         seen, rewards = [batch.observations], []
-        for action in actions:
+        for action in actions.swapaxes(0, 1):
             rewards.append(batch.step(action, np.ones(count, bool))[0])
             seen.append(batch.observations)
-        return episodes_of(np.stack(seen, 1), actions.swapaxes(0, 1), np.stack(rewards, 1))
+        return episodes_of(np.stack(seen, 1), actions, np.stack(rewards, 1))
 
     def batch(self, goal: float, n: int) -> PointBatch:
         """See :class:`Suite`."""
@@ -234,8 +235,9 @@ class Paid:
         self._env: Any = made.unwrapped
         self._kind, self._goal, self._torso = kind, goal, torso
         self.action_space = self._env.action_space
-        low = np.full(self._env.observation_space.shape[0] + 3 * torso, -np.inf)
-        self.observation_space = gymnasium.spaces.Box(low, -low)
+        seen: Any = self._env.observation_space.shape
+        low = np.full(seen[0] + 3 * torso, -np.inf)
+        self.observation_space = gymnasium.spaces.Box(low, -low, dtype=np.float64)
 
     def _seen(self, observation: NDArray[np.float64]) -> NDArray[np.float64]:
         if not self._torso:
@@ -332,8 +334,8 @@ class Published:
         found = []
         for task in goals:
             path, arrays = self._read(task, quality)
-            parts = [arrays[k][begin : begin + count] for k in ("observations", "actions")]
-            made = episodes_of(*parts, arrays["rewards"][begin : begin + count])
+            own = {k: array[begin : begin + count] for k, array in arrays.items() if array.ndim}
+            made = episodes_of(own["observations"], own["actions"], own["rewards"])
             if len(made) < count:
                 raise UserError(f"{path} holds fewer than {begin + count} episodes")
             found.append(made)

@@ -47,7 +47,9 @@ def train(cfg: Config) -> None:
         if (step + 1) % LOG_EVERY == 0 or step + 1 == cfg.updates:
             # of each seed, the mean over its test tasks
             means = {name: torch.stack([s[name] for s in said]) for name in said[0]}
-            run.log(step + 1, **{k: v.view(len(bases), -1).mean(1) for k, v in means.items()})
+            run.log(
+                step + 1, **{k: v.view(len(bases), -1).mean(1).tolist() for k, v in means.items()}
+            )
 
 
 if __name__ == "__main__":

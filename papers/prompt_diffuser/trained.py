@@ -88,7 +88,7 @@ class Tuned:
             wanted = [self._n, suite.state_dim]
             raise UserError(f"observations are {wanted}, not {list(seen.shape)}")
         self._togo = self._togo - np.asarray(rewards, np.float64)
-        togo = (self._togo / scales.returns).astype(np.float32)
+        togo = np.asarray(self._togo / scales.returns, np.float32)
         state = scales.standardizer(seen)
         self._steps.append((togo, state, np.zeros((self._n, suite.action_dim), np.float32)))
         action = self._act(self._window()).numpy()
@@ -101,12 +101,12 @@ class Tuned:
         parts = [np.stack(part, 1) for part in zip(*self._steps[-K:], strict=True)]
         missing = K - parts[0].shape[1]
         timesteps = np.broadcast_to(np.arange(t + 1 - K, t + 1), (self._n, K))
-        padded = (
+        returns, states, actions = (
             torch.from_numpy(np.pad(x, [(0, 0), (missing, 0), *[(0, 0)] * (x.ndim - 2)]))
             for x in parts
         )
         shown, real = timesteps.clip(min=0), timesteps >= 0
-        return Windows(*padded, torch.from_numpy(shown), torch.from_numpy(real))
+        return Windows(returns, states, actions, torch.from_numpy(shown), torch.from_numpy(real))
 
 
 def load_tuned(folder: Path, seed: int | None = None) -> Tuned:

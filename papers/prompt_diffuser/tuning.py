@@ -94,7 +94,8 @@ def make_learner(base: Base, cfg: Config, goal: float, experts: bool = True) -> 
     method, pool = METHODS[cfg.method], task_of(cfg.task).pool
     seed = base.cfg.seed
     source = prompting(base, cfg, goal)
-    policy, module = base.policy, None
+    policy = base.policy
+    module: nn.Module | None = None
     if method.tunes in GENERATORS:
         kind = "diffusion" if method.tunes == "generator" else "regression"
         module = copy.deepcopy(base.generator(pool, kind)).requires_grad_(True)

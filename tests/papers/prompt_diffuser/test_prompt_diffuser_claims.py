@@ -202,7 +202,7 @@ def tiny(job: Any) -> Sequence[str] | None:
         flags += ["--window", "3", "--prompt", "2", "--prior-steps", "1", "--prior-batch", "2"]
         flags += ["--hidden", "8", "--diffusion-steps", "2", "--demonstrations", "2"]
         return [*flags, "--max-steps", "8"]
-    full = {"gpu": ("point-random", "velocity-random"), "paper": ("cheetah-vel-random",)}
+    full = {"gpu": ("velocity-random",), "paper": ("cheetah-vel-random",)}
     if job.scale in full and job.task not in full[job.scale]:
         extra = ("zero_shot", "random_prompt") if job.task.startswith(("ood", "ant")) else ()
         if job.method not in (*PAIR, *extra):
@@ -240,7 +240,6 @@ def test_the_main_table_and_figure_fit_a_page() -> None:
     assert len(drawn["pointing_point-random"].figure.axes) == 6
 
 
-@pytest.mark.usefixtures("small")
 def test_an_added_method_goes_through_everything(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,14 +255,12 @@ def test_an_added_method_goes_through_everything(
     source = manifest.ROOT / "papers" / "prompt_diffuser" / "paper.toml"
     (path / "paper.toml").write_bytes(source.read_bytes())
     monkeypatch.setattr(kit, "ROOT", tmp_path)
-    [base, job, *_] = manifest.load("prompt_diffuser").scale("smoke", 2).jobs
-    assert base.module == "pretrain"
     jobs = manifest.load("prompt_diffuser").scale("smoke", 2).jobs
     job = next(j for j in jobs if j.method == "prompt_diffuser")
     sizes = {"width": 8, "layers": 1, "heads": 1, "window": 3, "prompt": 2, "hidden": 8}
     for seed in job.seeds:
         out = tmp_path / "policies" / "point" / f"seed-{seed}"
         few = {"steps": 1, "prior_steps": 1, "diffusion_steps": 2}
-        pretrain.train(PolicyConfig(out=out, seed=seed, demonstrations=50, **sizes, **few))
+        pretrain.train(PolicyConfig(out=out, seed=seed, demonstrations=2, **sizes, **few))
     flags = [*(tiny(job) or ()), "--policy", str(tmp_path / "policies")]
     kit.check_added_method("prompt_diffuser", tmp_path / "runs", flags=flags)

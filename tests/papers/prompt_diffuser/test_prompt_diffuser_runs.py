@@ -237,6 +237,19 @@ def test_prompts_and_windows_are_of_their_tasks() -> None:
     np.testing.assert_array_equal(again.standardizer.mean, scales.standardizer.mean)
 
 
+@pytest.mark.parametrize("length", [1, 5, 11])
+def test_a_prompts_returns_to_go_are_as_many_as_its_steps(length: int) -> None:
+    """Prompt-DT's code cuts the last one off only where the length is 1 modulo 10."""
+    episodes = Point(limit=14).episodes((0.0,), "expert", "train", 2)
+    scales = Scales.fit(WORLDS["point"], episodes)
+    steps = on_device(episodes, scales, torch.device("cpu"))
+    prompt, _ = steps.prompts(torch.Generator().manual_seed(0), 3, length, "end")
+    assert prompt.returns.shape == (3, length)
+    wanted = [np.cumsum(e.rewards[::-1])[::-1][-length:] / 36.0 for e in episodes[0]]
+    for row in prompt.returns.numpy():
+        assert min(np.abs(row - w).max() for w in wanted) < 1e-6
+
+
 def test_scales_know_no_test_task(tmp_path: Path, policies: Path) -> None:
     base = load_base(config(tmp_path), 0, torch.device("cpu"))
     of = WORLDS["point"].suite.episodes(WORLDS["point"].train, "expert", "train", 2)

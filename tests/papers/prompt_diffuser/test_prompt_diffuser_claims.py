@@ -205,7 +205,8 @@ def tiny(job: Any) -> Sequence[str] | None:
     full = {"gpu": ("velocity-random",), "paper": ("cheetah-vel-random",)}
     if job.scale in full and job.task not in full[job.scale]:
         extra = ("zero_shot", "random_prompt") if job.task.startswith(("ood", "ant")) else ()
-        if job.method not in (*PAIR, *extra):
+        pair = PAIR[:2] if "medium" in job.task else PAIR
+        if job.method not in (*pair, *extra):
             return None
     return ["--steps", "3", "--batch", "2", "--prompt-batch", "2", "--few", "2", "--episodes", "2"]
 

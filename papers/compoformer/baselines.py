@@ -100,13 +100,12 @@ def _averaged(
     return total / n
 
 
-def gaussian_fisher(
-    actions: Actions, weights: Tensors, windows: Windows, draws: int = 1
-) -> Tensor:
+def gaussian_fisher(actions: Actions, weights: Tensors, windows: Windows, draws: int = 1) -> Tensor:
     """EWC: diagonal Fisher information of a Gaussian policy of unit variance, per step. [D]
 
-    F_i = E_steps sum_d (d mu_d / d theta_i)^2, estimated without bias by (d (xi . mu) / d theta_i)^2
-    with random signs xi. (The authors square the gradient of one batch's mean loss.)
+    F_i = E_steps sum_d (d mu_d / d theta_i)^2, estimated without bias by the square of
+    d (xi . mu) / d theta_i with random signs xi. (The authors square the gradient of one batch's
+    mean loss.)
 
     Args:
         draws: of signs for each window; from PyTorch's global generator.

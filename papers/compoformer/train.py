@@ -289,7 +289,7 @@ def train(cfg: Config) -> None:
             warm[k].state.clear()
             main[k].state.clear()
             look(work, k, kept)
-        if (since + 1) % LOG_EVERY == 0:
+        if (since + 1) % LOG_EVERY == 0 and not net.reused[k]:
             run.log(sum(budgets[:k]) + at.step + 1, loss=kept.losses / LOG_EVERY)
             kept.losses.zero_()
 

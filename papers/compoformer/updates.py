@@ -13,7 +13,6 @@ from common.control.sparse import partial_step
 from papers.compoformer.baselines import (
     Consolidation,
     Gaussian,
-    corrected,
     distillation,
     gaussian_fisher,
     path_gain,

@@ -81,7 +81,7 @@ def window_gradients(
     each = vmap(grad(of_one), in_dims=(None, *(0 for _ in parts)), randomness="different")
     with sdpa_kernel(SDPBackend.MATH):  # the only attention that can be batched over windows
         found = each(weights, *parts)
-    return torch.cat([g.flatten(1) for g in found.values()], 1)
+    return torch.cat([g.detach().flatten(1) for g in found.values()], 1)
 
 
 def _averaged(

@@ -147,7 +147,7 @@ def grown_places(rows: Rows, *methods: str) -> list[int]:
     for place in own.of(metric="place_success", method=methods[0]).unique("place"):
         reused = [own.of(metric="place_reused", method=m, place=place) for m in methods]
         if place > 2 and not any(part and part.values(least=1).any() for part in reused):
-            found.append(place)
+            found.append(int(place))
     return found
 
 

@@ -63,7 +63,7 @@ def place_table(rows: Rows, stream: str, metric: str, said: str, best: Any = Non
     there = plain(rows).of(task=stream, metric=f"place_{metric}")
     columns = [
         Column(
-            f"{place} {short(STREAMS[stream].tasks[place - 1])}",
+            f"{place:.0f} {short(STREAMS[stream].tasks[int(place) - 1])}",
             {"place": place},
             best,
             show=report.mean(3 if "error" in metric else 2),

@@ -22,6 +22,7 @@ from common.files import find_data
 Floats = NDArray[np.float32]
 OBS_DIM, ACTION_DIM = 39, 4
 LIMIT = 120  # steps of an episode; the data's mean action needs up to 94 of them
+LONG = 200  # of the ten tasks, whose experts need up to 129
 
 # One imperative sentence per task, ours; tasks of a family share words.
 SENTENCES = {
@@ -50,16 +51,18 @@ class Stream:
         tasks: in their order; one may come again.
         episodes: of each task.
         published: MTDiff's data in the place of scripted experts.
+        slow: whether episodes are longer.
     """
 
     tasks: tuple[str, ...]
     episodes: int = 60
     published: bool = False
+    slow: bool = False
 
     @property
     def limit(self) -> int:
         """Steps of an episode, of data as of evaluation."""
-        return STEPS if self.published else LIMIT
+        return STEPS if self.published else LONG if self.slow else LIMIT
 
     def earlier(self, step: int) -> int | None:
         """Where the task of a step has come before for the first time; None: it is new."""
@@ -77,8 +80,8 @@ def _streams() -> dict[str, Stream]:
         "ocw3": Stream((PRESS, FAUCET, PRESS), episodes=8),
         "ocw3-tune": Stream((WINDOW, PUSH, WINDOW)),
         "ocw7": Stream(SEVEN),
-        "ocw10": Stream(TEN),
-        "ocw20": Stream((*TEN, *TEN)),
+        "ocw10": Stream(TEN, slow=True),
+        "ocw20": Stream((*TEN, *TEN), slow=True),
     }
     for quality, episodes in EPISODES.items():
         made[f"ocw10-sac-{quality}"] = Stream(TEN, episodes, published=True)

@@ -152,6 +152,7 @@ def penalty_of(
     return cfg.lam * quadratic(flat(theta), past.anchor, past.importance)
 
 
+@torch.no_grad()
 def consolidate(
     net: Continual, k: int, cfg: Config, world: World, pool: Tensor, past: Consolidation
 ) -> None:

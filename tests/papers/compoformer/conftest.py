@@ -14,6 +14,7 @@ from common.control.episodes import Episode
 from common.control.metaworld_goals import GoalData
 from papers.compoformer import task as tasks
 
+SHORT = 10  # steps of an episode
 EASY = ("handle-press-side-v3", "window-close-v3")  # their episodes always end well
 
 
@@ -90,6 +91,8 @@ def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks, "goal_episodes", made)
     monkeypatch.setattr(tasks, "embed_tasks", vectors)
     monkeypatch.setattr(tasks, "_simulators", {})
+    for name in ("LIMIT", "LONG", "STEPS"):  # of episodes, some of which never end well
+        monkeypatch.setattr(tasks, name, SHORT)
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,8 @@ from tools import manifest
 torch.set_num_threads(1)
 
 SUCCESS = {
-    **{"compo_prune": 0.8, "compo_grow": 0.75, "compo_uniform": 0.6, "compo_own": 0.55},
-    **{"packnet": 0.6, "lora": 0.5, "rehearsal": 0.45, "ewc": 0.3, "finetune": 0.2},
+    **{"compo_prune": 0.8, "compo_grow": 0.75, "compo_uniform": 0.5, "compo_own": 0.45},
+    **{"packnet": 0.5, "lora": 0.5, "rehearsal": 0.45, "ewc": 0.3, "finetune": 0.2},
     **{"untrained": 0.0, "multitask": 0.82, "expert": 1.0, "mean": 1.0},
 }
 STREAMS_RUN = ("ocw7", "ocw10", "ocw20")
@@ -147,7 +148,7 @@ def test_mixtures_are_compared_where_both_have_learned_on_two_sources() -> None:
 def test_cells_are_paired_by_place_and_seed() -> None:
     rows = world(0.0).of(task="ocw7")
     a, b = claims.cells(rows, "place_success", "compo_prune", "packnet")
-    assert len(a) == 21 and np.allclose(a - b, 0.2)
+    assert len(a) == 21 and np.allclose(a - b, 0.3)
     some = rows.frame[~((rows.frame["method"] == "packnet") & (rows.frame["seed"] == 1))]
     assert len(claims.cells(Rows(some), "place_success", "compo_prune", "packnet")[0]) == 14
 
@@ -209,13 +210,25 @@ def tiny(job: Any) -> Sequence[str] | None:
     return flags if job.scale == "paper" else [*flags, "--pool", "10"]
 
 
-@pytest.mark.usefixtures("stand_in")
+@pytest.fixture
+def short_streams(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Streams of four, two and four tasks: the repeat, the ten, the ten twice."""
+    two, seven = TEN[:2], STREAMS["ocw7"].tasks
+    for name, stream in list(STREAMS.items()):
+        if name == "ocw7":
+            monkeypatch.setitem(STREAMS, name, replace(stream, tasks=(*seven[:3], seven[0])))
+        if name.startswith(("ocw10", "ocw20")):
+            tasks = two * 2 if name.startswith("ocw20") else two
+            monkeypatch.setitem(STREAMS, name, replace(stream, tasks=tasks))
+
+
+@pytest.mark.usefixtures("stand_in", "short_streams")
 @pytest.mark.parametrize("scale", ["default", "study", "tuning", "gpu", "paper"])
 def test_every_stage_of_every_scale_on_stand_ins(
     scale: str, tmp_path: Path, published: Callable[..., Path]
 ) -> None:
     if scale == "paper":
-        published(TEN, 4)
+        published(TEN[:2], 4)
     found = kit.run_scale("compoformer", scale, tmp_path / "runs", tiny, seeds=1)
     if scale == "study":
         [main] = [t for t in found["tables"] if t.get("main")]
@@ -267,7 +280,7 @@ def test_an_added_method_goes_through_everything(
 
 def patched_anew(patch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     """``kit.imported_anew`` with the stand-ins in the modules that are imported anew."""
-    from tests.papers.compoformer.conftest import Simulator, made, vectors
+    from tests.papers.compoformer.conftest import SHORT, Simulator, made, vectors
 
     anew = kit.imported_anew
 
@@ -278,6 +291,7 @@ def patched_anew(patch: pytest.MonkeyPatch) -> Callable[[str], Any]:
             patch.setattr(tasks, "TaskSimulator", Simulator)
             patch.setattr(tasks, "goal_episodes", made)
             patch.setattr(tasks, "embed_tasks", vectors)
+            patch.setattr(tasks, "LIMIT", SHORT)
             yield
 
     return within

@@ -50,6 +50,7 @@ from papers.compoformer.method import (
 )
 from papers.compoformer.network import Continual, flat, learned, pair, views
 from papers.compoformer.updates import descend, loss_of, warm_up_loss
+from tests.papers.compoformer.conftest import SHORT
 
 torch.set_num_threads(1)
 pytestmark = pytest.mark.usefixtures("stand_in")
@@ -277,7 +278,7 @@ def test_a_low_rank_pair_at_birth_changes_nothing() -> None:
     with_pair = net.features(1, some())
     use_lora(net.trunks[0].net.blocks, None)
     plain = decision_transformer(
-        TransformerConfig(39, 4, 120, width=8, layers=1, heads=2, dropout=0.0), 0
+        TransformerConfig(39, 4, SHORT, width=8, layers=1, heads=2, dropout=0.0), 0
     ).eval()
     base = net.trunks[0](some())
     assert torch.equal(with_pair, base) and torch.equal(base, plain.features(some()))
@@ -490,7 +491,7 @@ def test_fisher_information_is_that_of_the_jacobian() -> None:
             of = by_loop(actions, weights, windows, lambda mu, t=t, d=d: mu[t, d])
             exact += of.square().mean(0)
     torch.manual_seed(0)
-    found = gaussian_fisher(actions, weights, windows, draws=200).detach()
+    found = gaussian_fisher(actions, weights, windows, draws=200)
     assert float((found - exact).norm() / exact.norm()) < 0.1
     assert float(found.sum()) == pytest.approx(float(exact.sum()), rel=0.05)
 
@@ -520,7 +521,7 @@ def test_walks_count_what_was_gained() -> None:
 
 
 def test_divergence_is_that_of_gaussians() -> None:
-    q = Gaussian(5, 0.3)
+    q = Gaussian(5, 0.3).requires_grad_(False)
     mean = torch.randn(5)
     assert float(q.divergence(mean)) == pytest.approx(-5 * math.log(0.3), rel=1e-5)
     q.settle(mean)
@@ -543,7 +544,7 @@ def test_a_divergence_of_softmaxed_weights_does_not_see_a_shift() -> None:
     now = was + 1
     code = nn.functional.kl_div(now.log_softmax(0), was.softmax(0), reduction="sum")
     assert float(code) == pytest.approx(0.0, abs=1e-6)
-    q = Gaussian(6, 0.1)
+    q = Gaussian(6, 0.1).requires_grad_(False)
     q.settle(was)
     assert float(q.divergence(now)) == pytest.approx(6 * 0.5 / 0.01, rel=1e-4)
 

@@ -90,9 +90,14 @@ class ScaledSpace(Space):
         mean, std: of its latents. [S, 1, size]
     """
 
+    mean: Tensor
+    std: Tensor
+
     def __init__(self, space: Space, mean: Tensor, std: Tensor) -> None:
         super().__init__(space.dim, space.size)
-        self.space, self.mean, self.std = space, mean, std
+        self.space = space
+        self.register_buffer("mean", mean)
+        self.register_buffer("std", std)
 
     def encode(self, x: Tensor) -> Tensor:
         """See :class:`Space`."""

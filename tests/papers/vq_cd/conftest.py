@@ -17,6 +17,7 @@ DIMS = {"pendulum": (3, 1), "reacher": (10, 2), "reacher-small": (10, 2), "swimm
 DIMS |= {"halfcheetah": (17, 6), "hopper": (11, 3), "walker2d": (17, 6)}
 LENGTH = 24  # steps of an episode of the data
 LIMIT = 3  # steps of one of the evaluation
+REAL_OFFLINE: Any = tasks.offline
 
 
 def dims_of(name: str) -> tuple[int, int]:
@@ -82,7 +83,7 @@ def stand_in(domain: tasks.Domain) -> tasks.Offline:
     return tasks.Offline(episodes, worth, batch, LIMIT, -2.0, 2.0, by_success, 50.0)
 
 
-def put_in(patch: pytest.MonkeyPatch, anew: bool = False) -> None:
+def put_in(patch: pytest.MonkeyPatch) -> None:
     """Patch ``offline`` wherever it is looked up."""
     import importlib
 

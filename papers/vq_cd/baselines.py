@@ -242,8 +242,9 @@ def small_unet(
         return TemporalUNet(of, channels, condition_dim, channel, multipliers, embedding=embedding)
 
     one = [torch.Generator()]
-    wanted = weights_of(make(width, 32, one)) / n_tasks
-    candidates = [c for c in range(8, width + 1, 8) if weights_of(make(c, 4, one)) <= wanted]
-    channel = candidates[-1] if candidates else 8
-    embedding = nearest_width(lambda e: make(channel, e, one), wanted, range(4, 129, 2))
+    with torch.device("meta"):  # sizes alone
+        wanted = weights_of(make(width, 32, one)) / n_tasks
+        candidates = [c for c in range(8, width + 1, 8) if weights_of(make(c, 4, one)) <= wanted]
+        channel = candidates[-1] if candidates else 8
+        embedding = nearest_width(lambda e: make(channel, e, one), wanted, range(4, 129, 2))
     return make(channel, embedding, generators)

@@ -302,11 +302,12 @@ def make_net(cfg: Config, sizes: tuple[int, int], task: int = 0) -> nn.Module:
     if method.backbone == "unet":
         return unet(generators)
     one = [torch.Generator()]
-    width = nearest_width(
-        lambda w: WindowMLP(one, cfg.horizon, channels, given, w),
-        weights_of(unet(one)),
-        range(16, 4 * cfg.width * max(cfg.multipliers) + 1, 16),
-    )
+    with torch.device("meta"):  # sizes alone
+        width = nearest_width(
+            lambda w: WindowMLP(one, cfg.horizon, channels, given, w),
+            weights_of(unet(one)),
+            range(16, 4 * cfg.width * max(cfg.multipliers) + 1, 16),
+        )
     return WindowMLP(generators, cfg.horizon, channels, given, width)
 
 

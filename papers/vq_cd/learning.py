@@ -45,6 +45,7 @@ from papers.vq_cd.task import Domain, Offline, aligned, offline, sequence_of
 
 ALIGNING, SPACES, NETWORK, INVERSE, MASKS = range(1, 6)  # streams of random numbers
 EVERY_TENTH = 10  # episode is held out
+LARGEST = 5.0  # differences, in their standard deviations
 
 
 # -- spaces -----------------------------------------------------------------------------------
@@ -179,9 +180,19 @@ def arrays_of(source: Offline, horizon: int) -> Arrays:
 
 @dataclass(frozen=True)
 class Batch:
-    """Windows of one task: latents [S, B, T, c] and [S, B, T, a], returns [S, B], its number."""
+    """Windows of one task.
+
+    Attributes:
+        states: what a plan tells of them: the first state and those after, or its differences to
+            come. [S, B, T, c]
+        before: their states but the last, as they are. [S, B, T - 1, c]
+        actions: [S, B, T, a]
+        returns: [S, B]
+        task: its number.
+    """
 
     states: Tensor
+    before: Tensor
     actions: Tensor
     returns: Tensor
     task: int
@@ -194,6 +205,8 @@ class Task:
     Attributes:
         name, number: of the sequence.
         states, actions: latents of all steps. [S, N, c], [S, N, a]
+        after: what a plan tells of the state after each step: its latents, or its difference from
+            the one before, standardised and within ``LARGEST``. [S, N, c]
         arrays: everything else.
         spaces: of states and of actions.
         clip: of x_0: rho, or the largest value that is diffused.
@@ -203,6 +216,7 @@ class Task:
     number: int
     states: Tensor
     actions: Tensor
+    after: Tensor
     arrays: Arrays
     spaces: tuple[Space, Space]
     clip: float
@@ -213,7 +227,9 @@ class Task:
         starts, worth = (of.held, of.held_worth) if held else (of.starts, of.worth)
         steps = starts[at].unsqueeze(-1) + torch.arange(horizon, device=at.device)  # [S, B, T]
         rows = torch.arange(len(at), device=at.device).view(-1, 1, 1)
-        return Batch(self.states[rows, steps], self.actions[rows, steps], worth[at], self.number)
+        before, after = self.states[rows, steps[..., :-1]], self.after[rows, steps[..., :-1]]
+        states = torch.cat((before[:, :, :1], after), 2)
+        return Batch(states, before, self.actions[rows, steps], worth[at], self.number)
 
     def draw(
         self, generators: Generators, batch: int, horizon: int, among: Tensor | None = None
@@ -256,11 +272,12 @@ def make_task(
             mean, std = training.mean(1, keepdim=True), training.std(1, keepdim=True).clamp(1e-3)
             scaled[i] = ScaledSpace(spaces[i], mean, std)
             latents[i] = (z - mean) / std
-    diffused = latents if METHODS[cfg.method].diffuses_actions else latents[:1]
-    clip = max(float(z.abs().max()) for z in diffused)
+    after = following(latents[0], arrays.training) if cfg.differences else latents[0].roll(-1, 1)
+    shown = [latents[0], after, *latents[1 : 1 + METHODS[cfg.method].diffuses_actions]]
+    clip = max(float(z.abs().max()) for z in shown)
     if isinstance(spaces[0], QuantizedSpace) and not METHODS[cfg.method].standardised:
         clip = Paper.bound
-    on = [z.to(device) for z in latents]
+    on = [z.to(device) for z in (*latents, after)]
     moved = {
         name: value.to(device)
         for name, value in vars(arrays).items()
@@ -268,9 +285,24 @@ def make_task(
     }
     placed = Arrays(**{**vars(arrays), **moved})
     return Task(
-        *(domain.name, number, on[0], on[1], placed),
+        *(domain.name, number, *on, placed),
         *((scaled[0].to(device), scaled[1].to(device)), clip),
     )
+
+
+def following(z: Tensor, training: Tensor) -> Tensor:
+    """The difference of the next step's latents from each step's, over its spread. [S, N, c]
+
+    Where states hardly change from step to step, plans of states tell little of the action. What
+    follows the last step of an episode means nothing; no window holds it.
+
+    Args:
+        z: [S, N, c].
+        training: boolean [N], steps that the spread is measured on.
+    """
+    moves = z.roll(-1, 1) - z
+    spread = moves[:, training].std(1, keepdim=True).clamp(min=1e-3)
+    return (moves / spread).clamp(-LARGEST, LARGEST)
 
 
 def make_world(cfg: Config, device: torch.device) -> World:

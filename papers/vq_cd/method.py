@@ -334,15 +334,15 @@ def noise_loss(
     return (error * ~clean).sum((1, 2, 3)) / (len(error[0]) * (~clean).sum())
 
 
-def inverse_loss(inverse: nn.Module, z: Tensor, actions: Tensor) -> Tensor:
-    """Eq. 3: mean of |z^a_t - f_inv(z_t, z_{t+1})|^2 over all steps of windows but the last. [S]
+def inverse_loss(inverse: nn.Module, z: Tensor, after: Tensor, actions: Tensor) -> Tensor:
+    """Eq. 3: mean of |z^a_t - f_inv(z_t, z_{t+1})|^2 over steps of windows. [S]
 
     Args:
-        z: state latents. [S, B, T, c]
-        actions: action latents. [S, B, T, a]
+        z: state latents. [S, B, P, c]
+        after: those of the next step, as a plan tells them. [S, B, P, c]
+        actions: action latents. [S, B, P, a]
     """
-    pairs = torch.cat((z[:, :, :-1], z[:, :, 1:]), -1)
-    return (actions[:, :, :-1] - inverse(pairs)).square().mean((1, 2, 3))
+    return (actions - inverse(torch.cat((z, after), -1))).square().mean((1, 2, 3))
 
 
 def plan(

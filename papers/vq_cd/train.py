@@ -111,6 +111,12 @@ def information(world: World, net: nn.Module, task: int, noise: Schedule) -> dic
     return fisher(loss, dict(net.named_parameters()), cfg.fisher_batches)
 
 
+def inverse_error(inverses: nn.ModuleList, batch: Batch) -> Tensor:
+    """Eq. 3 of a batch. [S]"""
+    after, actions = batch.states[:, :, 1:], batch.actions[:, :, :-1]
+    return inverse_loss(inverses[batch.task], batch.before, after, actions)
+
+
 # -- whose weights ----------------------------------------------------------------------------
 
 
@@ -247,8 +253,7 @@ def train(cfg: Config) -> None:
         mine = [b for b in batches if b.task == at.task or method.data == "at once"]
         errors = [] if method.diffuses_actions else mine
         inverse = sum_of(
-            [torch.zeros_like(loss)]
-            + [inverse_loss(inverses[b.task], b.states, b.actions) for b in errors]
+            [torch.zeros_like(loss)] + [inverse_error(inverses, batch) for batch in errors]
         )
         optimizer.zero_grad(set_to_none=True)
         (loss + inverse).sum().backward()

@@ -258,6 +258,26 @@ def test_batches_are_of_the_right_tasks(tmp_path: Path) -> None:
     assert sorted(n for _, n in drawn("multitask", 0, 1)) == [2, 3, 3]
 
 
+def test_plans_tell_states_or_differences_to_come(tmp_path: Path) -> None:
+    worlds = [make_world(config(tmp_path, differences=d), CPU) for d in (False, True)]
+    at = torch.tensor([[0, 5, 70], [1, 9, 80]])
+    plain, moved = (world.tasks[1].windows(at, 8) for world in worlds)
+    assert torch.equal(plain.before, plain.states[:, :, :-1])
+    z = worlds[0].tasks[1].states
+    first = int(worlds[0].tasks[1].arrays.starts[70])
+    assert torch.equal(plain.states[0, 2], z[0, first : first + 8])
+    assert torch.equal(moved.states[:, :, 0], plain.states[:, :, 0])
+    assert torch.equal(moved.before, plain.before)
+    difference = plain.states[:, :, 1:] - plain.states[:, :, :-1]
+    training = worlds[0].tasks[1].arrays.training
+    spread = (z.roll(-1, 1) - z)[:, training].std(1, keepdim=True).unsqueeze(1)
+    expected = (difference / spread).clamp(-5, 5)
+    torch.testing.assert_close(moved.states[:, :, 1:], expected)
+    assert worlds[1].tasks[1].clip >= float(moved.states.abs().max())
+    train.train(config(tmp_path / "run", differences=True))
+    assert rows_of(tmp_path / "run").of(metric="score").value() == 100.0
+
+
 def test_replay_keeps_a_tenth_of_the_windows(tmp_path: Path) -> None:
     world = make_world(config(tmp_path, method="replay", remembered=0.1), CPU)
     kept = train.memory(world, 1)

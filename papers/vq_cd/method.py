@@ -10,6 +10,7 @@ are stacked on the first axis [S, ...]; losses are per seed [S].
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -86,7 +87,7 @@ def space_loss(
     return terms[0] + terms[1] + commitment * terms[2]
 
 
-class Space(nn.Module):
+class Space(nn.Module, ABC):
     """Latents of one task's states or actions.
 
     Args:
@@ -98,17 +99,17 @@ class Space(nn.Module):
         super().__init__()
         self.dim, self.size = dim, size
 
+    @abstractmethod
     def encode(self, x: Tensor) -> Tensor:
         """Latents. [S, B, dim] -> [S, B, size]; ValueError for vectors of another task's size."""
-        raise NotImplementedError
 
+    @abstractmethod
     def decode(self, z: Tensor) -> Tensor:
         """[S, B, size] -> [S, B, dim]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def loss(self, x: Tensor, generators: Generators) -> tuple[Tensor, Tensor]:
         """Of a batch [S, B, dim]: the loss [S], and its latents [S, B, size] for ``revive``."""
-        raise NotImplementedError
 
     def after_update(self) -> None:
         """What has to hold after each update."""

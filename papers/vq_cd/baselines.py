@@ -16,14 +16,14 @@ from torch.nn import functional as F
 from common.control.denoisers import ResidualMLP, TemporalUNet
 from common.control.sparse import largest
 from common.stacked import MLP, randn
-from papers.vq_cd.method import Generators, Space, Weights, maskable
+from papers.vq_cd.method import Generators, LearnedSpace, Space, Weights, maskable
 
 KL = 1e-3  # weight of the VAE's second term
 
 # -- other spaces -----------------------------------------------------------------------------
 
 
-class ContinuousSpace(Space):
+class ContinuousSpace(LearnedSpace):
     """AE or VAE alignment: the same layers and latents as QSA, without a codebook.
 
     Args:

@@ -31,6 +31,7 @@ from papers.vq_cd.baselines import (
 from papers.vq_cd.config import AlignConfig, Config
 from papers.vq_cd.method import (
     Generators,
+    LearnedSpace,
     Paper,
     QuantizedSpace,
     Space,
@@ -51,9 +52,9 @@ LARGEST = 5.0  # differences, in their standard deviations
 # -- spaces -----------------------------------------------------------------------------------
 
 
-def make_spaces(cfg: AlignConfig, dims: Sequence[tuple[int, int]]) -> list[Space]:
+def make_spaces(cfg: AlignConfig, dims: Sequence[tuple[int, int]]) -> list[LearnedSpace]:
     """States' and actions' spaces of each task in turn, before training; on the CPU."""
-    made: list[Space] = []
+    made: list[LearnedSpace] = []
     for task, pair in enumerate(dims):
         generators = seed_generators(cfg.seed, 100 * SPACES + task)
         for dim, latents in zip(pair, (Paper.state_latents, Paper.action_latents), strict=True):
@@ -116,7 +117,7 @@ def load_spaces(cfg: Config, dims: Sequence[tuple[int, int]]) -> list[Space]:
         )
     spaces = make_spaces(made_with, dims)
     nn.ModuleList(spaces).requires_grad_(False).load_state_dict(run.final()["spaces"])
-    return spaces
+    return list(spaces)
 
 
 # -- tasks on a device ------------------------------------------------------------------------
@@ -277,16 +278,20 @@ def make_task(
     clip = max(float(z.abs().max()) for z in shown)
     if isinstance(spaces[0], QuantizedSpace) and not METHODS[cfg.method].standardised:
         clip = Paper.bound
-    on = [z.to(device) for z in (*latents, after)]
     moved = {
         name: value.to(device)
         for name, value in vars(arrays).items()
         if isinstance(value, Tensor) and name not in ("states", "actions", "training")
     }
-    placed = Arrays(**{**vars(arrays), **moved})
     return Task(
-        *(domain.name, number, *on, placed),
-        *((scaled[0].to(device), scaled[1].to(device)), clip),
+        domain.name,
+        number,
+        states=latents[0].to(device),
+        actions=latents[1].to(device),
+        after=after.to(device),
+        arrays=Arrays(**{**vars(arrays), **moved}),
+        spaces=(scaled[0].to(device), scaled[1].to(device)),
+        clip=clip,
     )
 
 

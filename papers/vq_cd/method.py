@@ -107,6 +107,16 @@ class Space(nn.Module, ABC):
     def decode(self, z: Tensor) -> Tensor:
         """[S, B, size] -> [S, B, dim]."""
 
+    def checked(self, x: Tensor) -> Tensor:
+        """x itself, if it is of this space's size."""
+        if x.shape[-1] != self.dim:
+            raise ValueError(f"this task's vectors have {self.dim} dimensions, not {x.shape[-1]}")
+        return x
+
+
+class LearnedSpace(Space):
+    """A space that is fitted to its task's data before it is frozen."""
+
     @abstractmethod
     def loss(self, x: Tensor, generators: Generators) -> tuple[Tensor, Tensor]:
         """Of a batch [S, B, dim]: the loss [S], and its latents [S, B, size] for ``revive``."""
@@ -117,14 +127,8 @@ class Space(nn.Module, ABC):
     def revive(self, z: Tensor, generators: Generators) -> None:
         """What is done now and then, before the space is frozen."""
 
-    def checked(self, x: Tensor) -> Tensor:
-        """x itself, if it is of this space's size."""
-        if x.shape[-1] != self.dim:
-            raise ValueError(f"this task's vectors have {self.dim} dimensions, not {x.shape[-1]}")
-        return x
 
-
-class QuantizedSpace(Space):
+class QuantizedSpace(LearnedSpace):
     """One task's states or actions as codes: encoder, codebook, decoder, nothing shared.
 
     Args:

@@ -135,15 +135,17 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
     drawn: dict[str, Drawing] = {}
     panels = []
     for name, of in every[:3]:
-        panels.append(Panel(name, {"metric": "nll_curve", **of}, "validation loss", log="xy"))
+        panels.append(Panel(name, {"metric": "nll_curve", **of}, "validation loss", log="x"))
     for name, of in every[:3]:
         title = f"{name.split(',')[0]}: by iteration" if len(every) > 1 else "by iteration"
-        panels.append(Panel(title, {"metric": "nll_by_iteration", **of}, log="xy"))
+        panels.append(Panel(title, {"metric": "nll_by_iteration", **of}, log="x"))
     wide = {"width": 3.6, "columns": min(3, len(every)) if len(every) > 1 else 2}
     if figure := report.curves(rows, METHODS, panels, xlabel="% of dense operations", **wide):
         n = len(figure.axes) // 2
         for ax in figure.axes[n : 2 * n]:
             ax.set_xlabel("iterations")
+        for ax in figure.axes:  # what comes first says nothing of the end
+            ax.set_ylim(top=min(4.0, ax.get_ylim()[1]))
         text = (
             "Validation loss (nats per token; in the ultra-sparse phase with sparse attention, as "
             "trained) against operations counted from the masks, in % of the dense training's, "
@@ -152,7 +154,7 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
         read = sorted({e["data"][0] for e in extras if e["name"] == "text"})
         text += f" Text: {', '.join(read)}." if read else ""
         drawn["curves"] = Drawing(figure, text, main=True)
-    shown = [Panel(name, {"metric": "nll", **of}, "validation loss") for name, of in every]
+    shown = [Panel(name.replace(", ", "\n"), {"metric": "nll", **of}, "validation loss") for name, of in every]
     if figure := report.intervals(rows, METHODS, shown, width=3.2):
         text = "Validation loss at the end, full attention: mean with 95 % interval, seeds as dots."
         drawn["losses"] = Drawing(figure, text)

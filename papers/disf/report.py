@@ -124,7 +124,7 @@ def tables(rows: Rows) -> list[Table]:
 
 
 def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
-    """Spectra and losses (main); dominance by rank; losses while training; unique tokens."""
+    """Spectra and losses (main); dominance by rank; losses while training, and by dominance."""
     drawn: dict[str, Drawing] = {}
     if tuned(rows):
         return drawn
@@ -145,7 +145,7 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
                 "dot per seed."
             )
             drawn[f"selections_{task}"] = Drawing(figure, text, main=task == "library")
-        spectra = [Panel("dominance", {**at, "metric": "dominance"}, "share of the eigenvalues")]
+        spectra = [Panel("dominance", {**at, "metric": "dominance"}, "share of their sum")]
         if figure := report.curves(part, METHODS, spectra, xlabel="r largest", width=4.5):
             text = f"{task}: share of the r largest eigenvalues, mean over selections, 95 % band."
             drawn[f"dominance_{task}"] = Drawing(figure, text)
@@ -156,12 +156,12 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
             text = f"{task}: loss against tokens trained on, mean over seeds, 95 % band."
             drawn[f"training_{task}"] = Drawing(figure, text)
         pair = (
-            Panel("data", {**at, "metric": "unique_tokens"}, "unique tokens"),
+            Panel("", {**at, "metric": "mean_dominance"}, "mean share of r eigenvalues"),
             Panel("", {**at, "metric": "macro"}, "loss / nats"),
         )
-        if figure := report.frontier(part, METHODS, [pair], names=compared, log="x", width=4.5):
-            text = f"{task}: loss at the end against unique tokens; 95 % intervals."
-            drawn[f"efficiency_{task}"] = Drawing(figure, text)
+        if figure := report.frontier(part, METHODS, [pair], names=compared, width=4.5):
+            text = f"{task}: loss of models against dominance in their selection; 95 % intervals."
+            drawn[f"collapse_{task}"] = Drawing(figure, text)
     return drawn
 
 

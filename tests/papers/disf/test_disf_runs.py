@@ -385,7 +385,7 @@ def test_every_stage_of_every_scale_on_stand_ins(
     names = {figure["name"] for figure in found["figures"]}
     if scale == "default":
         assert {
-            f"{f}_library" for f in ("selections", "dominance", "training", "efficiency")
+            f"{f}_library" for f in ("selections", "dominance", "training", "collapse")
         } <= names
         main = found["tables"][0]
         assert main["main"] and len(main["rows"]) <= 12 and len(main["columns"]) <= 8

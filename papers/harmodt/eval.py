@@ -227,18 +227,19 @@ def evaluate(cfg: EvalConfig) -> None:
     world = make_world(run_cfg, device)
     actor = load_actor(run_cfg, run.final(), device)
     n = run_cfg.goals
-    done = {
-        task.name: outcomes(run_cfg, task, policy_of(actor, world, k, n))
-        for k, task in enumerate(world.tasks)
-    }
-    rolled_out(found, done)
+    if run_cfg.acts:
+        done = {
+            task.name: outcomes(run_cfg, task, policy_of(actor, world, k, n))
+            for k, task in enumerate(world.tasks)
+        }
+        rolled_out(found, done)
+        of_unseen(found, actor, world, device)
     errors = {t.name: held_out_error(actor, world, k) for k, t in enumerate(world.tasks)}
     for metric in next(iter(errors.values())):
         found.by_task(metric, {name: of[metric] for name, of in errors.items()})
     if actor.gate is not None:
         for task, group in zip(world.tasks, actor.groups.tolist(), strict=True):
             found.add("group", group, subtask=task.name)
-    of_unseen(found, actor, world, device)
     of_log(found, run.metrics())
     run.write_eval(found.rows, of_masks(found, run_cfg, actor))
 

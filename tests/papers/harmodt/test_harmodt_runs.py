@@ -286,8 +286,10 @@ def test_the_expert_and_the_data_have_rows(tmp_path: Path) -> None:
 
 
 def test_a_sweep_labels_its_rows(tmp_path: Path) -> None:
-    train.train(config(tmp_path, lr=None, labels=("lr", "sparsity")))
+    """And a run that does not act has errors alone."""
+    train.train(config(tmp_path, lr=None, labels=("lr", "sparsity"), acts=False))
     rows = rows_of(tmp_path)
+    assert rows.of(metric="action_error") and not rows.of(metric="success")
     assert rows.unique("lr") == [METHODS["harmo_f"].lr] and rows.unique("sparsity") == [0.4]
 
 

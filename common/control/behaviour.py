@@ -45,6 +45,19 @@ def wanted_actions(episode: Episode, config: GoalData) -> Floats:
     return mean_actions(episode.infos["expert_action"], sigma, config.random)
 
 
+def average_actions(clean: Floats, config: GoalData) -> Floats:
+    """The mean of :func:`mean_actions` over a behaviour's sigmas, which occur equally often.
+
+    The exact answer of a regression on the state that does not know sigma.
+
+    Args:
+        clean: the expert's actions without noise [..., a].
+        config: the behaviour.
+    """
+    means = [mean_actions(clean, sigma, config.random) for sigma in config.sigmas]
+    return np.mean(means, 0, dtype=np.float32)
+
+
 def expert_outcomes(
     batch: SimulatedBatch, task: str, limit: int, config: GoalData | None = None
 ) -> Outcomes:
@@ -54,8 +67,7 @@ def expert_outcomes(
         batch: of episodes, freshly reset.
         task: theirs ("reach-v3").
         limit: steps of an episode.
-        config: acts by the mean of this behaviour's actions instead, over its sigmas: the exact
-            answer of a regression that does not know sigma.
+        config: acts by :func:`average_actions` of this behaviour instead.
     """
     from metaworld.policies import ENV_POLICY_MAP
 
@@ -74,8 +86,7 @@ def expert_outcomes(
             ]
         chosen = np.clip(np.stack(actions), -1, 1).astype(np.float32)
         if config is not None:
-            means = [mean_actions(chosen, sigma, config.random) for sigma in config.sigmas]
-            chosen = np.mean(means, 0, dtype=np.float32)
+            chosen = average_actions(chosen, config)
         rewards, _ = batch.step(chosen, active)
         returns[active] += rewards[active]
         steps[active] += 1

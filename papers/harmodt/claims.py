@@ -143,7 +143,8 @@ def less_conflict(rows: Rows, method: str) -> Judgement:
         raise NoResults(f"seeds of conflict that {method} and harmo_r share")
     (_, ours), (_, theirs) = values[method], values["harmo_r"]
     ci = paired_diff(ours.ravel(), theirs.ravel())
-    means = f"{ours.mean():.2f} against {theirs.mean():.2f}"
+    seeds_only = paired_diff(ours.mean(1), theirs.mean(1))
+    means = f"{ours.mean():.2f} against {theirs.mean():.2f}; of seeds' means {seeds_only}"
     try:
         dense = own.of(method="prompt_dt").curve()[1].mean()
         means += f"; Prompt-DT {dense:.2f}"

@@ -20,7 +20,7 @@ class Config:
     seed: int = 0  # training seed
     out: Path = Path("runs/scratch")  # run directory
     device: str = "cpu"  # cpu or cuda
-    steps: int = 2_400  # T, iterations, each on one task (1,000,000)
+    steps: int = 3_000  # T, iterations, each on one task (1,000,000)
     batch: int = 32  # windows of an iteration (8)
     width: int = 64  # of the transformer (256)
     layers: int = 2  # of the transformer (6)
@@ -35,7 +35,7 @@ class Config:
     cool_down: float = 0.25  # share of the iterations over which the rate falls to 0 (none)
     clip: float = 0.25  # norm of gradients (0.25)
     sparsity: float = 0.2  # S (0.2)
-    interval: int = 60  # t_m, iterations between changes of the masks (500)
+    interval: int = 75  # t_m, iterations between changes of the masks (500)
     flip_share: float = 0.01  # eta_max as a share of D (100 of 4,739,072)
     lam: float = 10.0  # lambda, weight of agreement (10)
     grouping: float = 0.1  # share of the iterations after which groups are formed (G-HarmoDT)
@@ -44,6 +44,7 @@ class Config:
     conflict_batch: int = 256  # windows of each task on which conflict is measured
     goals: int = 20  # evaluation: goals per task (10)
     first_goal: int = DATA_GOALS  # the first of them; the tuning's are others
+    acts: bool = True  # evaluation: whether the policy acts; if not, its errors are all there is
     episodes: int | None = None  # of each task's data; None: the suite's
     labels: tuple[str, ...] = ()  # fields whose values the rows carry (a grid's)
 

@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from common.cli import run_cli
+from common.control.behaviour import average_actions, expert_outcomes
 from common.control.decision_rollout import Outcomes, rollout
+from common.control.metaworld_goals import GoalData
 from common.control.sequences import action_loss, sequence_data, windows_at
 from common.control.trajectories import joined
 from common.run import Run
@@ -35,16 +37,16 @@ from papers.harmodt.methods import METHODS
 from papers.harmodt.task import (
     ACTION_DIM,
     SUITES,
+    Demonstrations,
     behaviour,
     demonstrations,
-    expert_outcomes,
     goal_batch,
 )
 from papers.harmodt.train import first_masks, fresh_masks
 
 LATE = 20  # steps after which an episode's motion should have told its group
 CURVES = ("loss", "gate_loss", "conflict_dense", "conflict_masked")
-CURVES += ("conflict_dense_cosine", "conflict_masked_cosine")
+CURVES += ("conflict_dense_cosine", "conflict_masked_cosine", "repeat_drop", "repeat_recover")
 
 
 @dataclass
@@ -101,8 +103,9 @@ def held_out_error(actor: Actor, world: World, k: int) -> dict[str, float]:
     """Mean squared errors of actions on a task's held-out episodes, and the gate's accuracy.
 
     Episodes are cut into windows of K steps. ``action_error`` is against the behaviour's mean
-    action (see ``task.Demonstrations``), ``imitation_error`` against what was done. A gate's group
-    is the one believed in after the first step of a window.
+    action (see ``task.Demonstrations``), ``imitation_error`` against what was done, and
+    ``misled_error`` is the first with the next task's prompt: whether prompts are read. A gate's
+    group is the one believed in after the first step of a window.
     """
     cfg, task = world.cfg, world.tasks[k]
     trajectories = joined(task.source.held_out)
@@ -118,8 +121,12 @@ def held_out_error(actor: Actor, world: World, k: int) -> dict[str, float]:
     aims = windows_at(replace(data, actions=wanted), first, cfg.window)
     found = {}
     if actor.gate is None:
-        prompt = world.prompt(task, len(first))
-        predicted = actor.nets[int(actor.groups[k])](world.told(windows, k), prompt)
+        net, prompt = actor.nets[int(actor.groups[k])], world.prompt(task, len(first))
+        predicted = net(world.told(windows, k), prompt)
+        if prompt is not None:
+            other = world.tasks[(k + 1) % len(world.tasks)]
+            misled = net(windows, world.prompt(other, len(first)))
+            found["misled_error"] = float(action_loss(misled, aims))
     else:
         episodes = data.states.view(len(task.source.held_out), -1, data.states.shape[1])
         believed = beliefs(actor.gate, episodes, cfg.window)  # [E, T]
@@ -170,20 +177,32 @@ def of_unseen(found: Found, actor: Actor, world: World, device: torch.device) ->
     rolled_out(found, done, "unseen_")
 
 
+def reference_error(source: Demonstrations, config: GoalData | None) -> float:
+    """Held-out action error of the expert without noise, or of its behaviour's mean.
+
+    The second is where a regression ends that does not learn sigma from an episode's past.
+    """
+    acted = np.concatenate([e.infos["expert_action"] for e in source.held_out])
+    if config is not None:
+        acted = average_actions(acted, config)
+    return float(np.square(acted - np.concatenate(source.wanted)).mean())
+
+
 def of_expert(found: Found, cfg: Config) -> None:
     """Rows of the scripted expert, without noise or by its behaviour's mean; and of the data."""
     suite = SUITES[cfg.task]
-    done, behaved = {}, {}
+    done, errors, behaved = {}, {}, {}
     by_mean = METHODS[cfg.method].kind == "mean"
     for name in suite.tasks:
         batch = goal_batch(name, cfg.first_goal, cfg.goals)
         config = behaviour(suite, name) if by_mean else None
         done[name] = expert_outcomes(batch, name, suite.limit, config)
         source = demonstrations(suite, name, cfg.first_goal, cfg.goals, cfg.episodes)
+        errors[name] = reference_error(source, config)
         behaved[name] = source.behaviour_success
     rolled_out(found, done)
-    if np.isfinite(list(behaved.values())).all():
-        found.by_task("behaviour", behaved)
+    found.by_task("action_error", errors)
+    found.by_task("behaviour", behaved)
 
 
 def of_log(found: Found, lines: Sequence[Mapping[str, Any]]) -> None:
@@ -208,18 +227,19 @@ def evaluate(cfg: EvalConfig) -> None:
     world = make_world(run_cfg, device)
     actor = load_actor(run_cfg, run.final(), device)
     n = run_cfg.goals
-    done = {
-        task.name: outcomes(run_cfg, task, policy_of(actor, world, k, n))
-        for k, task in enumerate(world.tasks)
-    }
-    rolled_out(found, done)
+    if run_cfg.acts:
+        done = {
+            task.name: outcomes(run_cfg, task, policy_of(actor, world, k, n))
+            for k, task in enumerate(world.tasks)
+        }
+        rolled_out(found, done)
+        of_unseen(found, actor, world, device)
     errors = {t.name: held_out_error(actor, world, k) for k, t in enumerate(world.tasks)}
     for metric in next(iter(errors.values())):
         found.by_task(metric, {name: of[metric] for name, of in errors.items()})
     if actor.gate is not None:
         for task, group in zip(world.tasks, actor.groups.tolist(), strict=True):
             found.add("group", group, subtask=task.name)
-    of_unseen(found, actor, world, device)
     of_log(found, run.metrics())
     run.write_eval(found.rows, of_masks(found, run_cfg, actor))
 

@@ -20,6 +20,7 @@ from common.control.sequences import (
     SequenceData,
     Windows,
     action_loss,
+    concatenated,
     prompts,
     random_windows,
     sequence_data,
@@ -28,7 +29,7 @@ from common.control.sequences import (
 from common.control.sparse import effective
 from common.control.trajectories import best, joined
 from common.control.windows import Standardizer
-from papers.harmodt.baselines import with_identity
+from papers.harmodt.baselines import surgery, with_identity
 from papers.harmodt.config import Config
 from papers.harmodt.method import clipped_gradients, flat, maskable, views
 from papers.harmodt.methods import METHODS
@@ -63,14 +64,20 @@ class World:
     tasks: list[Task]
     cfg: Config
 
-    def draw(self, task: int, generator: torch.Generator, batch: int) -> Batch:
-        """Windows of a task and, where the method is told by prompts, one prompt for each."""
+    def draw(self, task: int, generator: torch.Generator, batch: int | None = None) -> Batch:
+        """Windows of a task (a batch) and, where prompts tell the method, one for each."""
         cfg, found = self.cfg, self.tasks[task]
+        batch = cfg.batch if batch is None else batch
         windows = random_windows(found.data, generator, batch, cfg.window)
         prompt = None
         if METHODS[cfg.method].told == "prompt":
             prompt = prompts(found.best, generator, batch, cfg.prompt, "end")
         return self.told(windows, task), prompt
+
+    def draw_of_all(self, generator: torch.Generator) -> list[Batch]:
+        """As many windows as a batch has, in equal parts of all tasks (rounded down)."""
+        each = max(1, self.cfg.batch // len(self.tasks))
+        return [self.draw(k, generator, each) for k in range(len(self.tasks))]
 
     def told(self, windows: Windows, task: int) -> Windows:
         """The windows with what tells the task in their states, if something does."""
@@ -168,6 +175,31 @@ def gradients_of(
     windows, prompt = batch
     loss = action_loss(functional_call(net, leaves, (windows, prompt)), windows)
     return loss.detach(), clipped_gradients(loss, leaves, norm)
+
+
+def mixture(parts: Sequence[Batch]) -> Batch:
+    """One batch of several, all with prompts or none."""
+    asked = [prompt for _, prompt in parts if prompt is not None]
+    return concatenated([windows for windows, _ in parts]), concatenated(asked) if asked else None
+
+
+def operated_gradients(
+    net: DecisionTransformer,
+    mask: Mapping[str, Tensor],
+    parts: Sequence[Batch],
+    norm: float,
+    generator: torch.Generator,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean loss and PCGrad's gradient, of all parameters, of a batch per task.
+
+    Args:
+        norm: to which each task's gradient is clipped before.
+        generator: of the order of projections, on the CPU.
+    """
+    found = [gradients_of(net, mask, part, norm) for part in parts]
+    like = found[0][1]
+    joint = surgery(torch.stack([flat(gradients, list(like)) for _, gradients in found]), generator)
+    return torch.stack([loss for loss, _ in found]).mean(), views(joint, like)
 
 
 def task_gradients(

@@ -23,7 +23,8 @@ class Policy(Method):
         importance: what learned masks keep beside agreement.
         dense: whether masks are moved by dense gradients, or by masked ones (authors' code).
         groups: masks are those of groups of tasks, and a gate tells the group.
-        surgery: conflicts of the tasks' gradients are projected away (PCGrad).
+        mixed: every batch holds windows of all tasks, as many in all, instead of one's alone.
+        surgery: the tasks' gradients of a mixed batch lose what conflicts (PCGrad).
         lr: AdamW's rate that the tuning chose.
         kind: an untrained network is evaluated like a trained one; the scripted expert acts without
             noise, or by the mean of the data's actions, which is what a regression tends to.
@@ -34,6 +35,7 @@ class Policy(Method):
     importance: Importance = "fisher"
     dense: bool = True
     groups: bool = False
+    mixed: bool = False
     surgery: bool = False
     lr: float = 3e-3
     kind: Kind = "trained"
@@ -48,7 +50,8 @@ METHODS = Methods(
     Policy("g_harmo_r", "G-HarmoDT, random masks", "ablation", "nothing", "random", groups=True),
     Policy("prompt_dt", "Prompt-DT", "baseline"),
     Policy("mtdt", "MTDT", "baseline", "one-hot"),
-    Policy("pcgrad_dt", "Prompt-DT, PCGrad", "baseline", surgery=True),
+    Policy("mixed_dt", "Prompt-DT, mixed batches", "baseline", mixed=True),
+    Policy("pcgrad_dt", "Prompt-DT, PCGrad", "baseline", mixed=True, surgery=True),
     Policy("dt_agnostic", "DT, no task", "baseline", "nothing"),
     Policy("untrained", "untrained", "baseline", kind="untrained"),
     Policy("expert", "scripted expert", "reference", kind="expert"),

@@ -84,10 +84,17 @@ def explained(rows: Rows, suite: str) -> Table:
         Column("conflict, dense", {"metric": "conflict_dense"}, show=report.last),
         Column("mean cosine, dense", {"metric": "conflict_dense_cosine"}, show=report.last),
         Column("mean cosine, masked", {"metric": "conflict_masked_cosine"}, show=report.last),
+        Column("same drops", {"metric": "repeat_drop"}, show=report.last),
+        Column("same recoveries", {"metric": "repeat_recover"}, show=report.last),
         Column("imitation error", {"metric": "imitation_error"}, "min"),
+        Column("action error, another's prompt", {"metric": "misled_error"}),
         Column("gate, first step", {"metric": "gate_first"}, show=report.mean()),
     ]
-    title = f"{suite}: masks (Jaccard index of pairs), gradients at the end, error to what was done"
+    title = (
+        f"{suite}: masks (Jaccard index of pairs); gradients at the end; share of flips that "
+        "another batch's scores repeat (at the end; noise: eta_max by the mask's ones "
+        "or zeros); error to what was done; with the next task's prompt"
+    )
     return grid(plain(rows).of(task=suite), title, by_method(METHODS), columns, corner="method")
 
 

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import math
-import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
 
-from common.control.decision_rollout import Outcomes, SimulatedBatch
+from common.control.behaviour import wanted_actions
+from common.control.decision_rollout import SimulatedBatch
 from common.control.episodes import Episode
 from common.control.metaworld import TaskSimulator
 from common.control.metaworld_goals import (
@@ -23,14 +20,13 @@ from common.control.metaworld_goals import (
     near_optimal,
     sub_optimal,
 )
-from common.errors import UserError
-from common.files import find_data
+from common.control.mtdiff import EPISODES, mtdiff_episodes
+from common.control.mtdiff import STEPS as PUBLISHED_STEPS
 
 Quality = Literal["near", "sub"]
 Floats = NDArray[np.float32]
 OBS_DIM, ACTION_DIM = 39, 4
 STEPS = 150  # the mean of noisy actions is half as fast as the expert: 100 are too few for drawers
-PUBLISHED = {"near": 2_000, "sub": 1_000}  # episodes of a task in MTDiff's data
 
 THREE = ("reach-v3", "drawer-close-v3", "window-open-v3")
 SIX = ("reach-v3", "push-v3", "pick-place-v3", "door-open-v3", "drawer-close-v3", "window-open-v3")
@@ -84,7 +80,7 @@ class Suite:
     @property
     def limit(self) -> int:
         """Steps of an episode, of data as of evaluation."""
-        return 500 if self.published else STEPS
+        return PUBLISHED_STEPS if self.published else STEPS
 
 
 def _suites() -> dict[str, Suite]:
@@ -94,7 +90,7 @@ def _suites() -> dict[str, Suite]:
         made[f"mt10-{quality}"] = Suite(TEN, quality)
         made[f"mt8-{quality}"] = Suite(EIGHT, quality, unseen=UNSEEN)
         for name, tasks in (("mt5", FIVE), ("mt30", THIRTY), ("mt50", FIFTY)):
-            made[f"{name}-{quality}"] = Suite(tasks, quality, PUBLISHED[quality], published=True)
+            made[f"{name}-{quality}"] = Suite(tasks, quality, EPISODES[quality], published=True)
     return made
 
 
@@ -131,7 +127,7 @@ def demonstrations(
     """The data of a task, generated on first use or read below ``$PAPERS_DATA``."""
     number = suite.episodes if episodes is None else episodes
     if suite.published:
-        found = published_episodes(task, number)
+        found = mtdiff_episodes(task, number)
         train, rest = found[:-2], found[-2:]
         return Demonstrations(train, rest, [e.actions for e in rest], math.nan)
     config = replace(behaviour(suite, task), episodes=number)
@@ -143,113 +139,7 @@ def demonstrations(
     return Demonstrations(train, rest, [wanted_actions(e, unseen) for e in rest], success)
 
 
-def mean_actions(clean: Floats, sigma: float, random: float) -> Floats:
-    """E[action | state, sigma] of the noisy expert: (1 - p) E[clip(c + sigma e)], e normal.
-
-    What a regression tends to that knows the episode's sigma.
-
-    Args:
-        clean: c, the expert's actions without noise [..., 4].
-        sigma: of the noise.
-        random: p, probability of a uniform random action, whose mean is 0.
-    """
-    c = clean.astype(np.float64)
-    if sigma == 0:
-        return ((1 - random) * c).astype(np.float32)
-    low, high = (-1 - c) / sigma, (1 - c) / sigma
-    inside = norm.cdf(high) - norm.cdf(low)
-    mean = c * inside - sigma * (norm.pdf(high) - norm.pdf(low)) + norm.sf(high) - norm.cdf(low)
-    return ((1 - random) * mean).astype(np.float32)
-
-
-def wanted_actions(episode: Episode, config: GoalData) -> Floats:
-    """The behaviour's mean actions in one of its episodes. [T, 4]"""
-    sigma = float(episode.infos["sigma"][0])
-    return mean_actions(episode.infos["expert_action"], sigma, config.random)
-
-
-def published_episodes(task: str, number: int) -> list[Episode]:
-    """The first episodes of a task's SAC replay (MTDiff's data), one npz file each (no pickle).
-
-    All 2,000 are the near-optimal data, the first 1,000 the sub-optimal ones.
-
-    Raises:
-        UserError: if files are missing or lack an array.
-    """
-    folder = Path(
-        find_data(
-            "mtdiff",
-            "SAC replays of Meta-World v2, published with MTDiff",
-            "a folder per task (reach-v2, …) that holds 0.npz, 1.npz, …",
-        )
-    )
-    name = task.replace("-v3", "-v2")
-    found = []
-    for i in range(number):
-        path = folder / name / f"{i}.npz"
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                found.append(_episode(*(arrays[k] for k in ("observations", "actions", "rewards"))))
-        except (OSError, KeyError, ValueError) as error:
-            raise UserError(f"{path} is missing or no episode of {name} ({error})") from error
-    return found
-
-
-def _episode(observations: Floats, actions: Floats, rewards: Floats) -> Episode:
-    """An episode of T steps; an observation after the last step is its last one where missing."""
-    steps = len(actions)
-    last = observations[-1:] if len(observations) == steps else observations[steps : steps + 1]
-    ends = np.arange(steps) == steps - 1
-    return Episode(
-        np.concatenate([observations[:steps], last]).astype(np.float32),
-        actions.astype(np.float32),
-        rewards.reshape(steps).astype(np.float32),
-        np.zeros(steps, bool),
-        ends,
-    )
-
-
 def goal_batch(task: str, first_goal: int, goals: int) -> SimulatedBatch:
     """Fresh episodes of a task on the goals, the same ones for every policy."""
     simulator = TaskSimulator(task)
     return SimulatedBatch([simulator.goal(first_goal + i) for i in range(goals)])
-
-
-def expert_outcomes(
-    batch: SimulatedBatch, task: str, limit: int, config: GoalData | None = None
-) -> Outcomes:
-    """What the scripted expert without noise comes to.
-
-    Args:
-        batch: of episodes.
-        task: theirs.
-        limit: steps of an episode.
-        config: acts by the mean of this behaviour's actions instead, over its sigmas: the exact
-            answer of a regression that does not know sigma.
-    """
-    from metaworld.policies import ENV_POLICY_MAP
-
-    experts: Sequence[Any] = [
-        ENV_POLICY_MAP[task]()  # type: ignore[abstract]
-        for _ in batch.episodes
-    ]
-    n = len(experts)
-    returns, steps, active = np.zeros(n), np.zeros(n, np.int64), np.ones(n, bool)
-    for _ in range(limit):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # "constants may be too high", once per step
-            actions = [
-                e.get_action(o.astype(np.float64))
-                for e, o in zip(experts, batch.observations, strict=True)
-            ]
-        chosen = np.clip(np.stack(actions), -1, 1).astype(np.float32)
-        if config is not None:
-            means = [mean_actions(chosen, sigma, config.random) for sigma in config.sigmas]
-            chosen = np.mean(means, 0, dtype=np.float32)
-        rewards, _ = batch.step(chosen, active)
-        returns[active] += rewards[active]
-        steps[active] += 1
-        active &= ~batch.success
-        if not active.any():
-            break
-    return Outcomes(returns, batch.success.copy(), steps)

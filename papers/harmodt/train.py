@@ -13,7 +13,6 @@ from common.cli import run_cli
 from common.control.decision_transformer import DecisionTransformer, adamw
 from common.run import Run
 from common.torch_utils import GlobalRandom, setup
-from papers.harmodt.baselines import surgery
 from papers.harmodt.config import Config, check
 from papers.harmodt.learning import (
     World,
@@ -21,6 +20,8 @@ from papers.harmodt.learning import (
     gradients_of,
     make_net,
     make_world,
+    mixture,
+    operated_gradients,
     task_gradients,
 )
 from papers.harmodt.method import (
@@ -72,6 +73,20 @@ def make_gate(cfg: Config) -> Gate:
         return Gate(OBS_DIM, n_groups)
 
 
+def mask_gradients(
+    net: DecisionTransformer,
+    masks: Tensor,
+    groups: Tensor,
+    world: World,
+    generator: torch.Generator,
+) -> Tensor:
+    """Dense gradients of the tasks' fresh batches, of groups where masks are theirs. [M, D]"""
+    found = task_gradients(net, masks, groups, world, generator, world.cfg.batch)
+    if METHODS[world.cfg.method].groups:
+        return group_gradients(found, groups.to(found.device))
+    return found
+
+
 def moved(
     cfg: Config,
     masks: Tensor,
@@ -95,6 +110,24 @@ def moved(
     score = harmony(gradients, theta, method.importance, cfg.lam)
     count = flips(progress, round(cfg.flip_share * masks.shape[1]))
     return updated_masks(masks, score, pull, count)
+
+
+def repeats(
+    cfg: Config, masks: Tensor, pair: list[Tensor], theta: Tensor, generator: torch.Generator
+) -> dict[str, float]:
+    """Shares of what one batch's scores flip, eta_max coordinates, that another batch's do, too.
+
+    Were scores noise, they would be eta_max / (ones of a mask) and eta_max / (zeros).
+
+    Args:
+        pair: gradients of two batches [M, D].
+    """
+    one, other = (moved(cfg, masks, g, theta, 0.5, generator) for g in pair)
+    found = {}
+    dropped, recovered = (masks & ~one, masks & ~other), (one & ~masks, other & ~masks)
+    for name, (a, b) in (("drop", dropped), ("recover", recovered)):
+        found[f"repeat_{name}"] = float((a & b).sum() / a.sum().clamp(min=1))
+    return found
 
 
 def teach_gate(
@@ -140,13 +173,12 @@ def train(cfg: Config) -> None:
     device = setup(cfg.device, cfg.seed)
     net = make_net(cfg).to(device).train()
     theta = maskable(net)
-    names, n_tasks = list(dict(net.named_parameters())), len(SUITES[cfg.task].tasks)
+    n_tasks = len(SUITES[cfg.task].tasks)
     optimizer = adamw(net.parameters(), cfg.rate, cfg.weight_decay)
     gate = make_gate(cfg).to(device)
     gate_optimizer = torch.optim.Adam(gate.parameters(), cfg.gate_lr)
     masks, groups = first_masks(cfg, net)
-    remembered = net.parameters() if method.surgery else theta.values() if method.groups else ()
-    size = sum(p.numel() for p in remembered)
+    size = masks.shape[1] if method.groups else 0
     drawing, scoring, looking = (stream(cfg.seed, k) for k in (DRAWING, SCORING, LOOKING))
     gating, moving = stream(cfg.seed, GATING), stream(cfg.seed, MOVING)
     kept = run.keep(
@@ -154,7 +186,7 @@ def train(cfg: Config) -> None:
         **{"drawing": drawing, "scoring": scoring, "looking": looking, "gating": gating},
         **{"moving": moving, "dropout": GlobalRandom(), "groups": groups},
         masks=masks.to(device),
-        gradients=torch.zeros(n_tasks, size, device=device),  # of each task: sums, or the last ones
+        gradients=torch.zeros(n_tasks, size, device=device),  # sums of the warm-up, of each task
         losses=torch.zeros((), device=device),  # summed since the last line of the log
     )
     total = 0 if method.kind != "trained" else cfg.steps
@@ -171,19 +203,18 @@ def train(cfg: Config) -> None:
         # 1. the lower level: a batch of one task under its mask (Eqs. 2 and 8)
         k = step % n_tasks
         mask = views(kept.masks[groups[k]], theta)
-        loss, gradients = gradients_of(net, mask, world.draw(k, drawing, cfg.batch), cfg.clip)
+        if method.surgery:
+            parts = world.draw_of_all(drawing)
+            loss, gradients = operated_gradients(net, mask, parts, cfg.clip, moving)
+        else:
+            batch = mixture(world.draw_of_all(drawing)) if method.mixed else world.draw(k, drawing)
+            loss, gradients = gradients_of(net, mask, batch, cfg.clip)
         kept.losses += loss
         for group in optimizer.param_groups:
             group["lr"] = cfg.rate * schedule(step, cfg)
         if method.groups and step < grouped:
             kept.gradients[k] += flat(gradients, list(theta))
-        if method.surgery:
-            kept.gradients[k] = flat(gradients, names)
-            if k == n_tasks - 1:  # one step a round, on as many windows
-                joint = surgery(kept.gradients, moving)
-                descend(net, optimizer, views(joint, dict(net.named_parameters())), mask)
-        else:
-            descend(net, optimizer, gradients, mask)
+        descend(net, optimizer, gradients, mask)
 
         # 2. G-HarmoDT: the gate learns beside it (Eq. 12)
         if method.groups and step >= grouped:
@@ -192,15 +223,18 @@ def train(cfg: Config) -> None:
         # 3. the upper level: masks move (Eqs. 3 to 7; of groups: Eq. 11)
         ready = not method.groups or step >= grouped
         if method.masks == "learned" and ready and (step + 1) % cfg.interval == 0:
-            of_tasks = task_gradients(net, kept.masks, groups, world, scoring, cfg.batch)
-            scored = group_gradients(of_tasks, groups.to(device)) if method.groups else of_tasks
+            scored = mask_gradients(net, kept.masks, groups, world, scoring)
             now = flat(theta, list(theta))
             kept.masks = moved(cfg, kept.masks, scored, now, step / total, moving)
 
-        # 4. how much the tasks' gradients conflict, at every quarter
+        # 4. at every quarter: how much the tasks' gradients conflict, whether scores are noise
         if step in quarters:
             of_tasks = task_gradients(net, kept.masks, groups, world, looking, cfg.conflict_batch)
             run.log(step + 1, **conflicts(of_tasks, kept.masks[groups]))
+            if method.masks == "learned" and ready:
+                pair = [mask_gradients(net, kept.masks, groups, world, looking) for _ in range(2)]
+                now = flat(theta, list(theta))
+                run.log(step + 1, **repeats(cfg, kept.masks, pair, now, looking))
         if (step + 1) % LOG_EVERY == 0:
             extra = {"gate_loss": gate_loss} if method.groups and step >= grouped else {}
             run.log(step + 1, loss=kept.losses / LOG_EVERY, **extra)

@@ -7,7 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.control.behaviour import expert_outcomes, mean_actions, wanted_actions
+from common.control.behaviour import (
+    average_actions,
+    expert_outcomes,
+    mean_actions,
+    wanted_actions,
+)
 from common.control.decision_rollout import SimulatedBatch
 from common.control.episodes import Episode
 from common.control.metaworld import TaskSimulator
@@ -33,6 +38,15 @@ def test_wanted_is_what_the_behaviour_does_on_average(make: object) -> None:
     episode = Episode(*(np.zeros(2),) * 5, infos)  # type: ignore[arg-type]
     expected = mean_actions(clean, 0.5, config.random)
     np.testing.assert_array_equal(wanted_actions(episode, config), expected)
+
+
+def test_the_average_is_what_errs_least_without_knowing_sigma() -> None:
+    config, clean = sub_optimal("reach-v3"), np.array([[-0.9, 0.2, 0.5, 1.0]], np.float32)
+    means = np.stack([mean_actions(clean, sigma, config.random) for sigma in config.sigmas])
+    found = average_actions(clean, config)
+    least = np.square(means - found).mean()
+    for shift in (-0.01, 0.01):
+        assert np.square(means - found - shift).mean() > least
 
 
 def test_experts_reach_their_goals_and_their_mean_is_slower() -> None:

@@ -12,26 +12,26 @@ import pytest
 import torch
 
 import papers.harmodt as harmodt
-from common.control.episodes import Episode
-from common.control.metaworld_goals import DATA_GOALS, sub_optimal
+from common.control.metaworld_goals import DATA_GOALS
 from common.errors import UserError
 from common.rows import Rows
 from common.run import Run
 from papers.harmodt import eval as evaluation
 from papers.harmodt import task as tasks
 from papers.harmodt import train
+from papers.harmodt.baselines import surgery
 from papers.harmodt.config import Config
 from papers.harmodt.eval import EvalConfig, evaluate, jaccard
-from papers.harmodt.learning import make_net, make_world
-from papers.harmodt.method import maskable
-from papers.harmodt.methods import METHODS
-from papers.harmodt.task import (
-    SUITES,
-    demonstrations,
-    mean_actions,
-    published_episodes,
-    wanted_actions,
+from papers.harmodt.learning import (
+    gradients_of,
+    make_net,
+    make_world,
+    mixture,
+    operated_gradients,
 )
+from papers.harmodt.method import flat, maskable
+from papers.harmodt.methods import METHODS
+from papers.harmodt.task import SUITES, demonstrations
 from tests.fake_cuda import same_on_both
 from tests.papers import kit
 
@@ -73,7 +73,7 @@ def same_net(one: dict[str, Any], other: dict[str, Any]) -> bool:
 def test_a_killed_run_ends_with_the_same_numbers(
     method: str, every: int, tmp_path: Path, whole_and_cut: Callable[..., Any]
 ) -> None:
-    """Also mid-round (PCGrad), and before and after groups are formed."""
+    """Also before and after groups are formed."""
     cfg = config(tmp_path, method=method, grouping=0.2)
     whole, cut = whole_and_cut(train.train, cfg, every)
     mine, theirs = kit.tensors(whole), kit.tensors(cut)
@@ -115,14 +115,40 @@ def test_masks_begin_alike_and_move_differently(tmp_path: Path) -> None:
     assert (flipped > 0).all() and (flipped <= 2 * most).all()
 
 
-def test_without_surgery_on_agreeing_tasks_nothing_is_lost(tmp_path: Path) -> None:
-    """PCGrad steps once a round of the three tasks; its masks are ones."""
-    final = trained(tmp_path, method="pcgrad_dt", steps=5)
-    assert final["masks"].all()
-    first = trained(tmp_path / "none", method="pcgrad_dt", steps=2)
+def test_mixed_batches_have_as_many_windows_with_their_own_prompts(tmp_path: Path) -> None:
+    world = make_world(config(tmp_path, method="mixed_dt", batch=7), torch.device("cpu"))
+    windows, prompt = mixture(world.draw_of_all(torch.Generator().manual_seed(0)))
+    again = torch.Generator().manual_seed(0)
+    parts = [world.draw(k, again, 2) for k in range(3)]  # 7 // 3
+    assert prompt is not None and len(windows.states) == len(prompt.states) == 6
+    for k, (own, own_prompt) in enumerate(parts):
+        assert own_prompt is not None
+        assert torch.equal(windows.states[2 * k : 2 * k + 2], own.states)
+        assert torch.equal(prompt.states[2 * k : 2 * k + 2], own_prompt.states)
+
+
+def test_surgery_steps_as_often_as_the_others_and_leaves_agreeing_tasks_alone(
+    tmp_path: Path,
+) -> None:
+    """On the same batch for every task PCGrad's gradient is the batch's own."""
+    final = trained(tmp_path, method="pcgrad_dt", steps=1)
     begun = make_net(config(tmp_path)).state_dict()
-    assert all(torch.equal(v, begun[k]) for k, v in first["net"].items())
+    assert final["masks"].all()
     assert any(not torch.equal(v, begun[k]) for k, v in final["net"].items())
+    cfg = config(tmp_path, method="pcgrad_dt")
+    net, world = make_net(cfg), make_world(cfg, torch.device("cpu"))
+    part = world.draw(0, torch.Generator().manual_seed(0))
+    loss, joint = operated_gradients(net, {}, [part] * 3, 0.25, torch.Generator())
+    own_loss, own = gradients_of(net, {}, part, 0.25)
+    assert loss == pytest.approx(float(own_loss), rel=1e-6)
+    assert all(torch.allclose(joint[name], own[name], rtol=1e-5, atol=1e-8) for name in own)
+    others = [world.draw(k, torch.Generator().manual_seed(1)) for k in range(3)]
+    _, changed = operated_gradients(net, {}, others, 0.25, torch.Generator().manual_seed(2))
+    each = [gradients_of(net, {}, other, 0.25)[1] for other in others]
+    names = list(changed)
+    rows = torch.stack([flat(g, names) for g in each])
+    expected = surgery(rows, torch.Generator().manual_seed(2))
+    assert torch.allclose(flat(changed, names), expected)
 
 
 def test_groups_are_formed_after_the_warm_up(tmp_path: Path) -> None:
@@ -162,6 +188,48 @@ def test_a_prompt_is_the_end_of_a_best_episode(tmp_path: Path) -> None:
     assert prompt.real.all() and prompt.timesteps[0].tolist() == [5, 6]
 
 
+def test_no_prompt_is_of_the_worst_episode(tmp_path: Path) -> None:
+    """The authors take sorted_indices[-i] for row i of a batch: row 0 gets -0, the worst one."""
+    world = make_world(config(tmp_path, prompt_episodes=3), torch.device("cpu"))
+    task = world.tasks[0]
+    returns = np.array([e.rewards.sum() for e in task.source.train])
+    order = np.argsort(returns)
+    theirs = [int(order[-i]) for i in range(3)]
+    assert returns[theirs[0]] == returns.min() and returns[theirs[1]] == returns.max()
+    ends = [
+        task.scales.standardizer(task.source.train[i].observations[-3:-1])
+        for i in order[::-1][:3]  # the three highest
+    ]
+    drawn = world.draw(0, torch.Generator().manual_seed(0), 200)[1]
+    assert drawn is not None
+    found = set()
+    for states in drawn.states.numpy():
+        [of] = [i for i, end in enumerate(ends) if np.allclose(states, end, atol=1e-5)]
+        found.add(of)
+    assert found == {0, 1, 2}
+    worst = task.scales.standardizer(task.source.train[order[0]].observations[-3:-1])
+    assert not any(np.allclose(states, worst, atol=1e-5) for states in drawn.states.numpy())
+
+
+def test_scores_that_are_noise_repeat_by_chance_alone(tmp_path: Path) -> None:
+    cfg = config(tmp_path, flip_share=0.02)
+    g = torch.Generator().manual_seed(0)
+    masks = torch.rand(3, 20_000, generator=g) < 0.8
+    theta = torch.zeros(20_000)
+    one, other = (torch.randn(3, 20_000, generator=g) for _ in range(2))
+    same = train.repeats(cfg, masks, [one, one], theta, g)
+    assert same == {"repeat_drop": 1.0, "repeat_recover": 1.0}
+    noise = train.repeats(cfg, masks, [one, other], theta, g)
+    assert noise["repeat_drop"] == pytest.approx(0.02 / 0.8, abs=0.02)
+    assert noise["repeat_recover"] == pytest.approx(0.02 / 0.2, abs=0.03)
+    code = config(tmp_path, method="harmo_f_code", flip_share=0.02)
+    masked = train.repeats(code, masks, [one, one], theta, g)  # what is recovered is drawn
+    assert masked["repeat_drop"] == 1.0
+    assert masked["repeat_recover"] == pytest.approx(0.02 / 0.2, abs=0.03)
+    ones = torch.ones(3, 20_000, dtype=torch.bool)
+    assert train.repeats(cfg, ones, [one, one], theta, g)["repeat_recover"] == 0.0
+
+
 def test_the_rate_rises_stays_and_falls() -> None:
     cfg = Config(steps=100, warm_up=10, cool_down=0.2)
     shares = [train.schedule(step, cfg) for step in range(100)]
@@ -189,9 +257,15 @@ def test_rows_of_a_run(method: str, tmp_path: Path) -> None:
     assert rows.of(metric="success").value() == 1.0  # the stand-in's episodes all end well
     assert bool(rows.of(metric="gate_late")) == (method == "g_harmo")
     assert bool(rows.of(metric="kept_masks")) == (METHODS[method].masks != "none")
+    assert bool(rows.of(metric="misled_error")) == (METHODS[method].told == "prompt")
+    learned = METHODS[method].masks == "learned" and METHODS[method].kind == "trained"
+    assert bool(rows.of(metric="repeat_drop")) == learned
     if method == "untrained":
         assert not rows.of(metric="conflict_masked")
         return
+    if method == "harmo_f":
+        misled = rows.of(metric="misled_error").value()
+        assert misled != rows.of(metric="action_error").value()
     steps, values = rows.of(metric="conflict_masked").curve()
     assert steps.tolist() == [6, 12, 18, 24] and ((values >= 0) & (values <= 1)).all()
     density = rows.of(metric="density").value()
@@ -199,20 +273,23 @@ def test_rows_of_a_run(method: str, tmp_path: Path) -> None:
 
 
 def test_the_expert_and_the_data_have_rows(tmp_path: Path) -> None:
-    returns = {}
+    returns, errors = {}, {}
     for method in ("expert", "mean"):
         train.train(config(tmp_path / method, method=method))
         rows = rows_of(tmp_path / method)
         assert rows.of(metric="behaviour").value() == 0.5
         assert rows.of(metric="success").value() == 1.0
-        assert not rows.of(metric="action_error")
         returns[method] = rows.of(metric="return").value()
+        errors[method] = rows.of(metric="action_error").value()
     assert returns["mean"] < returns["expert"]  # the stand-in pays for large actions
+    assert 0 < errors["mean"] < errors["expert"]  # nothing that does not know sigma is below it
 
 
 def test_a_sweep_labels_its_rows(tmp_path: Path) -> None:
-    train.train(config(tmp_path, lr=None, labels=("lr", "sparsity")))
+    """And a run that does not act has errors alone."""
+    train.train(config(tmp_path, lr=None, labels=("lr", "sparsity"), acts=False))
     rows = rows_of(tmp_path)
+    assert rows.of(metric="action_error") and not rows.of(metric="success")
     assert rows.unique("lr") == [METHODS["harmo_f"].lr] and rows.unique("sparsity") == [0.4]
 
 
@@ -242,27 +319,6 @@ def test_overlap_of_masks() -> None:
 # -- data -----------------------------------------------------------------------------------------
 
 
-def test_the_mean_of_noisy_actions_is_the_closed_form() -> None:
-    rng = np.random.default_rng(0)
-    clean = np.array([[-1.0, -0.4, 0.2, 1.0]], np.float32)
-    for sigma in (0.0, 0.3, 0.8):
-        draws = np.clip(clean + sigma * rng.standard_normal((400_000, 4)), -1, 1)
-        found = mean_actions(clean, sigma, 0.2)
-        np.testing.assert_allclose(found[0], 0.8 * draws.mean(0), atol=3e-3)
-
-
-def test_what_is_wanted_is_what_the_behaviour_does_on_average() -> None:
-    """On episodes of the generator's own kind, by each one's sigma and the share of random ones."""
-    config = sub_optimal("reach-v3")
-    clean = np.full((2, 4), 0.9, np.float32)
-    for sigma in config.sigmas:
-        infos = {"expert_action": clean, "sigma": np.full(2, sigma)}
-        episode = Episode(*(np.zeros(2),) * 5, infos)  # type: ignore[arg-type]
-        expected = mean_actions(clean, sigma, config.random)
-        np.testing.assert_array_equal(wanted_actions(episode, config), expected)
-        assert (expected < 0.8 * 0.9).all()  # clipping takes more off
-
-
 def test_goals_of_evaluation_are_in_no_data(monkeypatch: pytest.MonkeyPatch) -> None:
     asked: list[tuple[int, int, int]] = []
     made = tasks.goal_episodes
@@ -276,23 +332,15 @@ def test_goals_of_evaluation_are_in_no_data(monkeypatch: pytest.MonkeyPatch) -> 
     assert asked == [(0, 40, 0), (40, 20, 1)]
 
 
-def test_published_episodes_are_read(published: Callable[..., Path]) -> None:
-    folder = published(("reach-v3",), 3)
-    [first, *_] = found = published_episodes("reach-v3", 3)
-    with np.load(folder / "reach-v2" / "0.npz") as arrays:
-        np.testing.assert_allclose(first.observations[:6], arrays["observations"], rtol=1e-6)
-        np.testing.assert_allclose(first.actions, arrays["actions"], rtol=1e-6)
-    assert len(found) == 3 and len(first.observations) == 7 and not first.terminations.any()
+def test_published_data_are_learned_from_but_for_the_last_two(
+    published: Callable[..., Path],
+) -> None:
+    published(("reach-v3",), 3)
     made = demonstrations(SUITES["mt5-sub"], "reach-v3", DATA_GOALS, 2, 3)
     assert (len(made.train), len(made.held_out)) == (1, 2)
-    with pytest.raises(UserError, match=r"3\.npz is missing"):
-        published_episodes("reach-v3", 4)
-
-
-def test_published_data_that_are_not_there_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("PAPERS_DATA", raising=False)
-    with pytest.raises(UserError, match="MTDiff"):
-        published_episodes("reach-v3", 1)
+    for episode, wanted in zip(made.held_out, made.wanted, strict=True):
+        np.testing.assert_array_equal(wanted, episode.actions)  # nobody knows their noise
+    assert (SUITES["mt5-near"].episodes, SUITES["mt5-sub"].episodes) == (2_000, 1_000)
 
 
 def test_suites_are_the_papers() -> None:

@@ -27,30 +27,33 @@ class Reconstruction(Method):
     """
 
     solve: Solver = baselines.none
-    target: Target = "dense"
+    target: Target = "local"
     ridge: str = "1e-4"
     shrink_to: ShrinkTo = "old"
     way: str = ""
     kind: Kind = "closed"
 
 
+CHOSEN = "1e-2"  # ridge of LIAR, by the tuning; where three digits are equal: 1e-4
+
 METHODS = Methods(
-    Reconstruction("liar", "LIAR", "method", method.liar, way="liar"),
+    Reconstruction("liar", "LIAR", "method", method.liar, ridge=CHOSEN, way="liar"),
     Reconstruction("liar-q", "LIAR-Q", "variant", method.liar_q),
-    Reconstruction("liar-w", "LIAR, weights only", "variant", method.liar_weights),
+    Reconstruction("liar-w", "LIAR, weights only", "variant", method.liar_weights, ridge=CHOSEN),
     Reconstruction("none", "no reconstruction", "ablation", way="none"),
-    Reconstruction("mask", "mask tuning", "baseline", baselines.mask_tuning, target="local"),
+    Reconstruction("mask", "mask tuning", "baseline", baselines.mask_tuning),
     Reconstruction(
-        "bias",
-        "bias compensation",
-        "baseline",
-        baselines.bias_compensation,
-        target="local",
-        way="bias",
+        "bias", "bias compensation", "baseline", baselines.bias_compensation, way="bias"
     ),
-    Reconstruction("liar-local", "LIAR, local target", "variant", method.liar, target="local"),
-    Reconstruction("liar-stream", "LIAR, residual target", "variant", method.liar, target="stream"),
-    Reconstruction("liar-zero", "LIAR, ridge to 0", "variant", method.liar, shrink_to="zero"),
+    Reconstruction(
+        "liar-dense", "LIAR, dense target", "variant", method.liar, "dense", ridge=CHOSEN
+    ),
+    Reconstruction(
+        "liar-stream", "LIAR, residual target", "variant", method.liar, "stream", ridge=CHOSEN
+    ),
+    Reconstruction(
+        "liar-zero", "LIAR, ridge to 0", "variant", method.liar, ridge=CHOSEN, shrink_to="zero"
+    ),
     Reconstruction("liar-adaptive", "LIAR, λ chosen", "variant", method.liar, ridge="adaptive"),
     Reconstruction("sparsegpt", "SparseGPT", "baseline", way="sparsegpt"),
     Reconstruction("retrain", "retraining", "reference", kind="retrain"),

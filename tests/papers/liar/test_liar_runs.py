@@ -100,11 +100,11 @@ def test_every_method_prunes_the_same_and_is_asked_the_same(small: None, tmp_pat
 
 
 def test_labels_of_changed_settings(small: None, tmp_path: Path) -> None:
-    changed = {"target": "local", "ridge": "0.01", "texts": 8, "settings": TWO[:1]}
+    changed = {"target": "dense", "ridge": "0.1", "texts": 8, "settings": TWO[:1]}
     rows = rows_of(config(tmp_path / "run", **changed))
-    assert rows.unique("target") == ["local"] and rows.unique("ridge") == ["0.01"]
+    assert rows.unique("target") == ["dense"] and rows.unique("ridge") == ["0.1"]
     assert rows.unique("texts") == [8]
-    same = rows_of(config(tmp_path / "same", target="dense", ridge="1e-4", settings=TWO[:1]))
+    same = rows_of(config(tmp_path / "same", target="local", ridge="1e-2", settings=TWO[:1]))
     assert same.unique("target") == same.unique("ridge") == []
 
 

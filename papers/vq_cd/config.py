@@ -35,6 +35,7 @@ class Config:
     target: float = 0.95  # return that acting is conditioned on (.95 and .8)
     more_targets: tuple[float, ...] = ()  # others, at the end
     differences: bool = False  # plans tell differences of states to come, not the states
+    preconditioned: bool = True  # eps = sqrt(1 - abar) x + sqrt(abar) net; else eps = net
     in_painted: bool = True  # the current state is clean in training as in acting
     lr: float | None = None  # Adam's rate, falls to 0 in each task; None: the method's (3e-4)
     average: float = 0.995  # decay of the weights' average, which a task ends with

@@ -33,6 +33,7 @@ from papers.vq_cd.method import (
     Generators,
     LearnedSpace,
     Paper,
+    Preconditioned,
     QuantizedSpace,
     Space,
     Weights,
@@ -332,6 +333,12 @@ def make_world(cfg: Config, device: torch.device) -> World:
 
 def make_net(cfg: Config, sizes: tuple[int, int], task: int = 0) -> nn.Module:
     """The denoiser before training; on the CPU. Small networks of other tasks are other draws."""
+    net = bare_net(cfg, sizes, task)
+    return Preconditioned(net, cfg.diffusion_steps) if cfg.preconditioned else net
+
+
+def bare_net(cfg: Config, sizes: tuple[int, int], task: int) -> nn.Module:
+    """The network that :func:`make_net` wraps."""
     method, n_tasks = METHODS[cfg.method], len(sequence_of(cfg.task))
     generators = seed_generators(cfg.seed, 100 * NETWORK + task)
     channels = sum(sizes) if method.diffuses_actions else sizes[0]

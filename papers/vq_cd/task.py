@@ -88,18 +88,18 @@ def _small(environment: str, **changes: Any) -> SearchConfig:
 
 
 _SHORT = {"transitions": 1_200, "reference_episodes": 10}
-REACHER = control("reacher", SEARCHES["Reacher-v5"], 50, 100)
+SWIMMER = control("swimmer", SEARCHES["Swimmer-v5"], 100, 100)
 SEQUENCES: dict[str, tuple[Domain, ...]] = {
     "spaces-pr": (
         control("pendulum", _small("Pendulum-v1", noise=0.3, step=0.3), 40, 20, **_SHORT),
         control("reacher-small", _small("Reacher-v5", step=0.02), 40, 20, **_SHORT),
     ),
     "spaces-rsh": (
-        REACHER,
-        control("swimmer", SEARCHES["Swimmer-v5"], 100, 100),
+        control("reacher", SEARCHES["Reacher-v5"], 50, 100),
+        SWIMMER,
         control("halfcheetah", SEARCHES["HalfCheetah-v5"], 100, 100),
     ),
-    "alone-reacher": (REACHER,),
+    "alone-swimmer": (SWIMMER,),
     "same-mw3": tuple(
         metaworld(t, 120, frame=NOW) for t in ("hammer-v3", "faucet-close-v3", "window-close-v3")
     ),

@@ -44,7 +44,7 @@ def world(noise: float = 0.5, seeds: int = 3, **changes: float) -> Rows:
     """
     rng, rows = np.random.default_rng(1), []
     level = P | {k: v for k, v in changes.items() if k in P}
-    for sequence in ("spaces-rsh", "same-mw3", "alone-reacher"):
+    for sequence in ("spaces-rsh", "same-mw3", "alone-swimmer"):
         names = [domain.name for domain in SEQUENCES[sequence]]
         for method, mean in level.items():
             for seed in range(seeds):
@@ -69,7 +69,7 @@ def world(noise: float = 0.5, seeds: int = 3, **changes: float) -> Rows:
                 add("unassembled_change", changes.get("last", 0.1))
                 add("noise_loss", 1.0 - mean / 200)
                 add("loss", [1.0, 0.5], step=[100, 200])
-                if sequence == "alone-reacher":
+                if sequence == "alone-swimmer":
                     steps_of(add, rng, noise, changes)
     return Rows(rows)
 
@@ -139,7 +139,7 @@ def test_what_is_not_learned_is_not_compared(changes: dict[str, float]) -> None:
 
 def test_few_steps_of_plans_that_reach_nothing_are_left_open() -> None:
     entry = judged(world(own=30.0))["vqcd.few_steps"]
-    assert entry["verdict"] == INCONCLUSIVE and "reacher 30" in entry["ours"]
+    assert entry["verdict"] == INCONCLUSIVE and "swimmer 30" in entry["ours"]
 
 
 def test_all_methods_of_a_sequence_are_told_alike() -> None:

@@ -439,7 +439,7 @@ def test_sequences_are_the_papers() -> None:
 
     assert {d.name for d in SEQUENCES["same-cw10"]} <= set(ALL_V3_ENVIRONMENTS)
     assert {d.name for d in SEQUENCES["same-mw3"]} <= {d.name for d in SEQUENCES["same-cw10"]}
-    assert not aligned("same-mw3") and aligned("alone-reacher")
+    assert not aligned("same-mw3") and aligned("alone-swimmer")
     for domain in SEQUENCES["spaces-rsh"]:
         made: Any = domain.made
         assert made.steps == domain.limit + 100 and made.scored_steps == domain.limit

@@ -22,7 +22,7 @@ class Config:
     out: Path = Path("runs/scratch")  # run directory
     device: str = "cpu"  # cpu or cuda
     spaces: Path | None = None  # run of papers.vq_cd.align; default: beside this one's stage
-    steps: int = 6_000  # updates of a task (500,000)
+    steps: int = 5_000  # updates of a task (500,000)
     batch: int = 32  # windows of an update (32)
     width: int = 32  # channels of the U-Net's first level (256)
     multipliers: tuple[int, ...] = (1, 2)  # of the width, by level

@@ -234,15 +234,22 @@ def test_what_a_scale_cannot_decide_names_the_scale_that_can() -> None:
 def tiny(job: Any) -> Sequence[str] | None:
     """Flags that make a job small.
 
-    At paper all methods are run on one sequence of each kind, VQ-CD on the others; the paper's
-    levels are VQ-CD's on the first.
+    At paper all methods are run on the first sequence, some on one of one space, VQ-CD on the
+    others; the paper's levels are VQ-CD's on the first. What gpu adds to paper's methods is run there; of a tuning's
+    grid the ends.
     """
+    first = job.task in ("spaces-d4rl-full-replay", "same-ant4")
+    if job.scale == "paper" and not first and (job.method or job.stage) not in ("vq_cd", "vq"):
+        return None
+    if job.task == "same-ant4" and job.method not in ("vq_cd", "ewc", "single"):
+        return None
+    if job.scale == "gpu" and job.method in ("single", "packnet", "behaviour"):
+        return None
+    if {"lr=0.001", "elastic=1000.0"} & set(job.grid):
+        return None
     if job.module == "align":
         return ["--steps", "4", "--hidden", "4", "--codes", "4", "--batch", "4"]
-    first = job.task in ("spaces-d4rl-full-replay", "same-ant4")
-    if job.scale == "paper" and not first and job.method != "vq_cd":
-        return None
-    flags = ["--steps", "4", "--batch", "4", "--width", "8", "--inverse-hidden", "4"]
+    flags = ["--steps", "2", "--batch", "4", "--width", "8", "--inverse-hidden", "4"]
     flags += ["--diffusion-steps", "20", "--acting-steps", "1", "--fisher-batches", "2"]
     if job.scale == "paper" and not (first and job.method == "vq_cd"):
         flags += ["--multipliers", "1", "1"]

@@ -235,8 +235,8 @@ def tiny(job: Any) -> Sequence[str] | None:
     """Flags that make a job small.
 
     At paper all methods are run on the first sequence, some on one of one space, VQ-CD on the
-    others; the paper's levels are VQ-CD's on the first. What gpu adds to paper's methods is run there; of a tuning's
-    grid the ends.
+    others; the paper's levels are VQ-CD's on the first. What gpu shares with paper is left out
+    there; of a tuning's grid the ends are run.
     """
     first = job.task in ("spaces-d4rl-full-replay", "same-ant4")
     if job.scale == "paper" and not first and (job.method or job.stage) not in ("vq_cd", "vq"):

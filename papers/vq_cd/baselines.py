@@ -7,6 +7,7 @@ MLP, small networks of their own.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Literal
 
 import torch
@@ -225,6 +226,23 @@ def nearest_width(make: Callable[[int], nn.Module], wanted: float, widths: Seque
     return min(widths, key=lambda width: abs(weights_of(make(width)) - wanted))
 
 
+@lru_cache(maxsize=32)
+def small_sizes(
+    channels: int, condition_dim: int, width: int, multipliers: tuple[int, ...], n_tasks: int
+) -> tuple[int, int]:
+    """Width and embedding of :func:`small_unet`."""
+    one = [torch.Generator()]
+
+    def make(channel: int, embedding: int) -> TemporalUNet:
+        return TemporalUNet(one, channels, condition_dim, channel, multipliers, embedding=embedding)
+
+    with torch.device("meta"):  # sizes alone
+        wanted = weights_of(make(width, 32)) / n_tasks
+        candidates = [c for c in range(8, width + 1, 8) if weights_of(make(c, 4)) <= wanted]
+        channel = candidates[-1] if candidates else 8
+        return channel, nearest_width(lambda e: make(channel, e), wanted, range(4, 129, 2))
+
+
 def small_unet(
     generators: Generators,
     channels: int,
@@ -237,14 +255,7 @@ def small_unet(
 
     Channels go in steps of 8, so the vector of step and return makes up for the rest.
     """
-
-    def make(channel: int, embedding: int, of: Generators) -> TemporalUNet:
-        return TemporalUNet(of, channels, condition_dim, channel, multipliers, embedding=embedding)
-
-    one = [torch.Generator()]
-    with torch.device("meta"):  # sizes alone
-        wanted = weights_of(make(width, 32, one)) / n_tasks
-        candidates = [c for c in range(8, width + 1, 8) if weights_of(make(c, 4, one)) <= wanted]
-        channel = candidates[-1] if candidates else 8
-        embedding = nearest_width(lambda e: make(channel, e, one), wanted, range(4, 129, 2))
-    return make(channel, embedding, generators)
+    sizes = small_sizes(channels, condition_dim, width, tuple(multipliers), n_tasks)
+    return TemporalUNet(
+        generators, channels, condition_dim, sizes[0], multipliers, embedding=sizes[1]
+    )

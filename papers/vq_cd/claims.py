@@ -30,7 +30,7 @@ from common.stats import Interval, paired_diff
 from papers.vq_cd.methods import METHODS
 from papers.vq_cd.task import SEQUENCES
 
-SPACES, SAME, REACHER = "spaces-*", "same-*", "alone-reacher"
+SPACES, SAME, ALONE = "spaces-*", "same-*", "alone-swimmer"
 SWEPT = ("lr", "elastic")  # labels of a tuning's rows, which no claim reads
 GATE, GATE_SHARE = 50.0, 2 / 3  # score that so many tasks have to reach once they are learned
 GATE_ERROR = 0.05  # of the latents, over the variance
@@ -90,12 +90,6 @@ def gained(rows: Rows, method: str, rival: str) -> Interval:
     return paired_diff(*own.of(method=method).paired(own.of(method=rival)))
 
 
-def forgetting(rows: Rows, method: str) -> str:
-    """Its mean over seeds, in words."""
-    own = rows.of(method=method, metric="forgetting")
-    return f"{own.value():.1f}" if own else "–"
-
-
 def beats(*rivals: str, beside: str = "") -> Judge:
     """P above that of each rival, if the method has passed the gate.
 
@@ -108,8 +102,9 @@ def beats(*rivals: str, beside: str = "") -> Judge:
         parts = {}
         for rival in rivals:
             ci = gained(rows, method, rival)
-            text = f"{ci}, F {forgetting(rows, method)} against {forgetting(rows, rival)}"
-            parts[METHODS.label(rival)] = by_interval(ci, ours=text)
+            lost = [rows.of(method=m, metric="forgetting") for m in (method, rival)]
+            forgotten = " against ".join(f"{own.value():.1f}" if own else "–" for own in lost)
+            parts[METHODS.label(rival)] = by_interval(ci, ours=f"{ci}, F {forgotten}")
         note = f"{METHODS.label(beside)}: {gained(rows, method, beside)}" if beside else ""
         found = all_of(parts, note) if len(parts) > 1 or note else next(iter(parts.values()))
         if why := below_the_gate(rows, method):
@@ -133,10 +128,8 @@ def at_level(rival: str) -> Judge:
 
 def keeps_everything(rows: Rows, method: str) -> Judgement:
     """Assembled, outputs on no task have moved; by the last checkpoint's weights they have."""
-    own = rows.of(method=method)
-    moved, without = (
-        own.of(metric=m).values(least=1) for m in ("output_change", "unassembled_change")
-    )
+    changes = ("output_change", "unassembled_change")
+    moved, without = (rows.of(method=method, metric=m).values(least=1) for m in changes)
     return all_of(
         {
             "assembled": compare(float(moved.max()), 0.0, above=False),
@@ -146,8 +139,8 @@ def keeps_everything(rows: Rows, method: str) -> Judgement:
 
 
 def cheap_steps(rows: Rows, method: str) -> Judgement:
-    """Twenty times fewer calls, as much less time, and no lower score, episode by episode."""
-    own = plain(rows).of(method=method, task=REACHER)
+    """Twenty times fewer calls, as much less time, no lower score; open if nothing is reached."""
+    own = plain(rows).of(method=method, task=ALONE)
     steps = own.of(metric="calls").unique("steps")
     if len(steps) < 2:
         raise NoResults(f"two numbers of steps of {method}")
@@ -162,7 +155,8 @@ def cheap_steps(rows: Rows, method: str) -> Judgement:
     ]
     ours, theirs = np.concatenate(cells).reshape(2, -1)
     ci = paired_diff(ours, theirs)
-    return all_of(
+    why = below_the_gate(own, method)
+    found = all_of(
         {
             "calls": compare(-abs(calls - 20), 0.0, ours=f"{calls:g} x"),
             "time": compare(seconds, CHEAPER, ours=f"{seconds:.1f} x"),
@@ -170,6 +164,7 @@ def cheap_steps(rows: Rows, method: str) -> Judgement:
         },
         spell_out=3,
     )
+    return Judgement(INCONCLUSIVE, f"{found.ours}; {why}", found.evidence) if why else found
 
 
 def claim(name: str, statement: str, source: str, paper: str, judge: Judge, **more: Any) -> Claim:
@@ -177,7 +172,7 @@ def claim(name: str, statement: str, source: str, paper: str, judge: Judge, **mo
     more = {"method": "vq_cd", "specific": "shared" not in more, "tasks": (SPACES,), **more}
     pattern = more["tasks"][0]
     judged: Callable[[Rows, str], Judgement] = judge
-    if pattern != REACHER:
+    if pattern != ALONE:
         judged = in_each(pattern, judge)
     return Claim(f"vqcd.{name}", statement, source, paper, judged, **more)
 
@@ -208,13 +203,31 @@ CLAIMS = [
         *("Section on selective weights activation", "no loss", keeps_everything),
         shared="it is so by construction; a network for each task keeps everything as well",
     ),
+    *(
+        claim(
+            f"small_networks_{name}",
+            "Shares of one network serve better than a small network for each task, with as many "
+            f"weights: mean score, {said} (ours)",
+            *("Not in the paper", "–", beats("single")),
+            tasks=(pattern,),
+            against=("single",),
+        )
+        for pattern, name, said in ((SPACES, "spaces", "own spaces"), (SAME, "same", "one space"))
+    ),
     claim(
-        "small_networks",
-        "Shares of one network serve better than a small network for each task, with as many "
-        "weights: mean score, one space (ours)",
-        *("Not in the paper", "–", beats("single")),
+        "assembling",
+        "Under the same masks, assembled checkpoints outperform the last one's weights: mean "
+        "success, one space",
+        *("Section on selective weights activation", "assembled", beats("not_assembled")),
         tasks=(SAME,),
-        against=("single",),
+        against=("not_assembled",),
+    ),
+    claim(
+        "padding",
+        "Quantised latents outperform padding with zeros, under the same masks: mean score, "
+        "different spaces (ours)",
+        *("Not in the paper (AE, VAE there)", "–", beats("padding")),
+        against=("padding",),
     ),
     claim(
         "multitask_level",
@@ -245,9 +258,9 @@ CLAIMS = [
     claim(
         "few_steps",
         f"10 steps of DDIM take 20 times fewer calls than 200 and a {CHEAPER:g}th of the time, for "
-        f"at most {STEPS_MARGIN:g} points (Reacher)",
+        f"at most {STEPS_MARGIN:g} points (Swimmer)",
         *("Table on acceleration", "5.73 s to 0.29 s, 19.8 x", cheap_steps),
-        tasks=(REACHER,),
+        tasks=(ALONE,),
         shared="it is DDIM's property, whatever is diffused",
     ),
 ]

@@ -22,7 +22,7 @@ class Config:
     out: Path = Path("runs/scratch")  # run directory
     device: str = "cpu"  # cpu or cuda
     spaces: Path | None = None  # run of papers.vq_cd.align; default: beside this one's stage
-    steps: int = 6_000  # updates of a task (500,000)
+    steps: int = 5_000  # updates of a task (500,000)
     batch: int = 32  # windows of an update (32)
     width: int = 32  # channels of the U-Net's first level (256)
     multipliers: tuple[int, ...] = (1, 2)  # of the width, by level
@@ -35,6 +35,7 @@ class Config:
     target: float = 0.95  # return that acting is conditioned on (.95 and .8)
     more_targets: tuple[float, ...] = ()  # others, at the end
     differences: bool = False  # plans tell differences of states to come, not the states
+    preconditioned: bool = True  # eps = sqrt(1 - abar) x + sqrt(abar) net; else eps = net
     in_painted: bool = True  # the current state is clean in training as in acting
     lr: float | None = None  # Adam's rate, falls to 0 in each task; None: the method's (3e-4)
     average: float = 0.995  # decay of the weights' average, which a task ends with

@@ -102,7 +102,7 @@ def same(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
 
 
 def matrix(learned: Learned) -> Floats:
-    """R[i + 1, j] of each seed, NaN where nothing was evaluated. [S, I + 1, I]
+    """R[i + 1, j] of each seed, unbounded, NaN where nothing was evaluated. [S, I + 1, I]
 
     Where a task's weights are those of an earlier row, bit for bit, so is its score.
     """
@@ -125,6 +125,9 @@ def of_scores(found: Found, learned: Learned) -> list[dict[str, Any]]:
     """Rows of R and of its summaries; the matrix for a figure."""
     cfg, table = found.cfg, matrix(learned)
     names = [task.name for task in learned.world.tasks]
+    sources = [offline(domain) for domain in learned.world.domains]
+    found.by_task("raw", {name: table[:, -1, j] for j, name in enumerate(names)})
+    table = np.stack([of.bounded(table[..., j]) for j, of in enumerate(sources)], -1)
     found.by_task("end", {name: table[:, -1, j] for j, name in enumerate(names)}, mean="end")
     found.add("score", [average_performance(r) for r in table])
     if METHODS[cfg.method].data != "at once":
@@ -140,7 +143,8 @@ def of_scores(found: Found, learned: Learned) -> list[dict[str, Any]]:
             scores(learned, j, learned.shares.at(len(names) - 1, j), target=target)
             for j in range(len(names))
         ]
-        found.add("score_at", np.mean([e.mean(1) for e in end], 0), target=target)
+        means = [of.bounded(e.mean(1)) for of, e in zip(sources, end, strict=True)]
+        found.add("score_at", np.mean(means, 0), target=target)
     shown = [[None if np.isnan(x) else float(x) for x in row] for row in table[:, 1:].mean(0)]
     extra = {"name": "matrix", "method": cfg.method, "task": cfg.task, "seed": cfg.seed[0]}
     return [] if cfg.labels else [{**extra, "tasks": names, "data": shown}]
@@ -255,7 +259,7 @@ def evaluate(cfg: EvalConfig) -> None:
     run_cfg, device = run.config(Config), setup(cfg.device, 0)
     found = Found(run_cfg)
     if METHODS[run_cfg.method].kind == "behaviour":
-        means = {d.name: [offline(d).behaviour] for d in sequence_of(run_cfg.task)}
+        means = {d.name: [offline(d).behaviour()] for d in sequence_of(run_cfg.task)}
         many = len(run_cfg.seed)
         found.by_task("end", {n: m * many for n, m in means.items()})
         found.add("score", [float(np.mean(list(means.values())))] * many)

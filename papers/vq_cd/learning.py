@@ -33,6 +33,7 @@ from papers.vq_cd.method import (
     Generators,
     LearnedSpace,
     Paper,
+    Preconditioned,
     QuantizedSpace,
     Space,
     Weights,
@@ -133,6 +134,7 @@ class Arrays:
         starts, worth: of the training windows: their first steps [W], R scaled to [0, 1].
         held, held_worth: of windows of held-out episodes. [H]
         training: boolean [N], steps of the training episodes.
+        followed: boolean [N], those of them but the last of each episode.
         standardizer: of the states.
     """
 
@@ -143,6 +145,7 @@ class Arrays:
     held: Tensor
     held_worth: Tensor
     training: Tensor
+    followed: Tensor
     standardizer: Standardizer
 
 
@@ -175,7 +178,9 @@ def arrays_of(source: Offline, horizon: int) -> Arrays:
     return Arrays(
         *(torch.from_numpy(standardizer(states)), torch.from_numpy(actions.astype(np.float32))),
         *(*picked(fits & ~held_out), *picked(fits & held_out)),
-        *(torch.from_numpy(~held_out), standardizer),
+        torch.from_numpy(~held_out),
+        torch.from_numpy(~held_out & (np.arange(len(worth)) + 1 < ends)),
+        standardizer,
     )
 
 
@@ -273,15 +278,16 @@ def make_task(
             mean, std = training.mean(1, keepdim=True), training.std(1, keepdim=True).clamp(1e-3)
             scaled[i] = ScaledSpace(spaces[i], mean, std)
             latents[i] = (z - mean) / std
-    after = following(latents[0], arrays.training) if cfg.differences else latents[0].roll(-1, 1)
+    after = following(latents[0], arrays.followed) if cfg.differences else latents[0].roll(-1, 1)
     shown = [latents[0], after, *latents[1 : 1 + METHODS[cfg.method].diffuses_actions]]
     clip = max(float(z.abs().max()) for z in shown)
-    if isinstance(spaces[0], QuantizedSpace) and not METHODS[cfg.method].standardised:
+    codes = isinstance(spaces[0], QuantizedSpace) and not METHODS[cfg.method].standardised
+    if codes and not cfg.differences:
         clip = Paper.bound
     moved = {
         name: value.to(device)
         for name, value in vars(arrays).items()
-        if isinstance(value, Tensor) and name not in ("states", "actions", "training")
+        if isinstance(value, Tensor) and name not in ("states", "actions", "training", "followed")
     }
     return Task(
         domain.name,
@@ -295,18 +301,19 @@ def make_task(
     )
 
 
-def following(z: Tensor, training: Tensor) -> Tensor:
+def following(z: Tensor, followed: Tensor) -> Tensor:
     """The difference of the next step's latents from each step's, over its spread. [S, N, c]
 
     Where states hardly change from step to step, plans of states tell little of the action. What
-    follows the last step of an episode means nothing; no window holds it.
+    follows the last step of an episode means nothing; no window holds it, and the spread must not
+    either: a jump to the next episode's start is worth a hundred steps.
 
     Args:
         z: [S, N, c].
-        training: boolean [N], steps that the spread is measured on.
+        followed: boolean [N], steps that the spread is measured on.
     """
     moves = z.roll(-1, 1) - z
-    spread = moves[:, training].std(1, keepdim=True).clamp(min=1e-3)
+    spread = moves[:, followed].std(1, keepdim=True).clamp(min=1e-3)
     return (moves / spread).clamp(-LARGEST, LARGEST)
 
 
@@ -326,6 +333,12 @@ def make_world(cfg: Config, device: torch.device) -> World:
 
 def make_net(cfg: Config, sizes: tuple[int, int], task: int = 0) -> nn.Module:
     """The denoiser before training; on the CPU. Small networks of other tasks are other draws."""
+    net = bare_net(cfg, sizes, task)
+    return Preconditioned(net, cfg.diffusion_steps) if cfg.preconditioned else net
+
+
+def bare_net(cfg: Config, sizes: tuple[int, int], task: int) -> nn.Module:
+    """The network that :func:`make_net` wraps."""
     method, n_tasks = METHODS[cfg.method], len(sequence_of(cfg.task))
     generators = seed_generators(cfg.seed, 100 * NETWORK + task)
     channels = sum(sizes) if method.diffuses_actions else sizes[0]

@@ -290,6 +290,32 @@ def schedule(steps: int = Paper.diffusion_steps) -> Schedule:
     return cosine_schedule(steps)
 
 
+class Preconditioned(nn.Module):
+    """eps = sqrt(1 - abar) x + sqrt(abar) net(x): what is known of eps without learning, and a net.
+
+    The first term is the best guess of a linear map for data of variance 1. Without it a network
+    has first to learn to copy its input, which takes it longer than a short run lasts: at the last
+    step (abar = 6e-8) x_0 = (x - eps) / sqrt(abar) turns any error into the clamp's bounds. The
+    loss stays that of Eq. 1. (Salimans and Ho 2022: the net tells v.)
+
+    Args:
+        net: (x, n, condition), as :data:`Denoiser`.
+        steps: K.
+    """
+
+    def __init__(self, net: nn.Module, steps: int) -> None:
+        super().__init__()
+        self.net = net
+        self.register_buffer("abar", torch.from_numpy(schedule(steps).alphas_cumprod).float())
+
+    def forward(self, x: Tensor, n: Tensor | int, given: Tensor) -> Tensor:
+        """eps of x [S, B, T, C]; n is one number or [S, B]."""
+        abar = self.abar[torch.as_tensor(n, device=x.device)]
+        abar = abar.view(*abar.shape, *[1] * (x.ndim - abar.ndim))
+        found: Tensor = (1 - abar).sqrt() * x + abar.sqrt() * self.net(x, n, given)
+        return found
+
+
 def condition(returns: Tensor, kept: Tensor, identity: Tensor | None = None) -> Tensor:
     """b R, b and, for a network that all tasks share, the task's one-hot vector. [S, B, c]
 

@@ -13,6 +13,11 @@ Acts = Literal["assembled", "last", "own"]
 Data = Literal["one by one", "replay", "at once"]
 Kind = Literal["trained", "untrained", "behaviour"]
 
+# What the tuning chose: Adam's rates, and EWC's lambda. VQ-CD's rate is its ablations', Finetune's
+# that of all others whose network is everybody's.
+MASKED, SHARED, AT_ONCE, SMALL = 1e-3, 1e-3, 1e-3, 1e-3
+ELASTIC = 1e3
+
 
 @dataclass(frozen=True)
 class Planner(Method):
@@ -33,7 +38,8 @@ class Planner(Method):
         data: of a task's updates: its own, every second batch of earlier tasks', or all at once.
         elastic: the penalty's lambda of EWC; 0: none.
         lr: Adam's rate that the tuning chose.
-        kind: an untrained network is evaluated like a trained one; "behaviour" is the data's mean.
+        kind: of an untrained planner inverse dynamics are learned as everybody's, so that what it
+            earns is theirs alone; "behaviour" is the data's mean.
     """
 
     align: Align = "vq"
@@ -48,7 +54,7 @@ class Planner(Method):
     diffuses_actions: bool = False
     data: Data = "one by one"
     elastic: float = 0.0
-    lr: float = 1e-3
+    lr: float = SHARED
     kind: Kind = "trained"
 
     @property
@@ -59,7 +65,7 @@ class Planner(Method):
 
 def _masked(name: str, label: str, role: Role, **changes: Any) -> Planner:
     """VQ-CD with changes."""
-    own = {"masks": "disjoint", "own_vectors": True, "acts": "assembled", **changes}
+    own = {"masks": "disjoint", "own_vectors": True, "acts": "assembled", "lr": MASKED, **changes}
     return Planner(name, label, role, **own)
 
 
@@ -82,12 +88,12 @@ METHODS = Methods(
     _masked("diffused_actions", "actions diffused", "ablation", diffuses_actions=True),
     Planner("own_vectors", "no masks, own norms", "ablation", own_vectors=True),
     Planner("finetune", "Finetune", "baseline"),
-    Planner("ewc", "EWC", "baseline", elastic=1e3),
+    Planner("ewc", "EWC", "baseline", elastic=ELASTIC),
     Planner("replay", "Replay (10 %)", "baseline", data="replay"),
     Planner("packnet", "PackNet", "baseline", masks="packed", own_vectors=True),
-    Planner("single", "small network each", "baseline", small=True, acts="own"),
-    Planner("untrained", "untrained", "baseline", kind="untrained"),
-    Planner("multitask", "Multitask", "reference", data="at once"),
+    Planner("single", "small network each", "baseline", small=True, acts="own", lr=SMALL),
+    Planner("untrained", "planner untrained", "baseline", kind="untrained"),
+    Planner("multitask", "Multitask", "reference", data="at once", lr=AT_ONCE),
     Planner("behaviour", "mean of the data", "reference", kind="behaviour"),
 )
 

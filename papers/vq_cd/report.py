@@ -42,7 +42,7 @@ def main_table(rows: Rows) -> Table:
             Column("noise loss", {"task": task, "metric": "noise_loss"}, show=report.mean(3))
         )
     title = (
-        "Scores (0 random, 100 the best policy of the data's search; one space: successes in %): "
+        "Scores (0 doing nothing, 100 the data's search's best; one space: successes in %): "
         "P after the last task, mean when each was learned, forgetting; held-out noise loss at the "
         "end"
     )
@@ -163,10 +163,8 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
                 "mean over seeds; what stays as it is down a column is not forgotten."
             )
             drawn[f"matrix_{sequence}"] = Drawing(matrices(shown), text, main=not number)
-        panels = [
-            Panel("P after the last task", {"task": sequence, "metric": "score"}, "score"),
-            Panel("forgetting", {"task": sequence, "metric": "forgetting"}, "points"),
-        ]
+        both = (("P after the last task", "score", "score"), ("forgetting", "forgetting", "points"))
+        panels = [Panel(title, {"task": sequence, "metric": m}, y) for title, m, y in both]
         if figure := report.intervals(own, METHODS, panels, columns=2):
             text = f"{sequence}: means over seeds with 95 % intervals, a dot per seed."
             drawn[f"scores_{sequence}"] = Drawing(figure, text)

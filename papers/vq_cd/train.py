@@ -227,7 +227,7 @@ def train(cfg: Config) -> None:
     budgets = [cfg.steps] * n_tasks
     if method.data == "at once":
         budgets = [0] * (n_tasks - 1) + [cfg.steps * n_tasks]
-    total = sum(budgets) if method.kind == "trained" else 0
+    total = sum(budgets)
 
     for at in sequence(run.steps(total, drop=("optimizer", "net", "average", "elastic")), budgets):
         # 0. a task arrives
@@ -247,8 +247,9 @@ def train(cfg: Config) -> None:
 
         # 1. inverse dynamics of the task (Eq. 3) and the planner under its mask (Eqs. 1 and 5)
         batches = draw(world, at, memories, drawing)
-        denoise = weighing.denoise(at)
-        loss = planner_loss(world, denoise, batches, drawing, noise)
+        loss = torch.zeros(len(cfg.seed), device=device)
+        if method.kind == "trained":
+            loss = planner_loss(world, weighing.denoise(at), batches, drawing, noise)
         # what an earlier task has learned of its own stays: replay has no part in it
         mine = [b for b in batches if b.task == at.task or method.data == "at once"]
         errors = [] if method.diffuses_actions else mine

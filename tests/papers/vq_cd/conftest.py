@@ -80,7 +80,11 @@ def stand_in(domain: tasks.Domain) -> tasks.Offline:
         points = [Point(domain.name) for _ in range(lanes * n)]
         return tasks.GymnasiumBatch(points, [*range(n)] * lanes)
 
-    return tasks.Offline(episodes, worth, batch, LIMIT, -2.0, 2.0, by_success, 50.0)
+    ends = (np.asarray(-2.0), 4.0)
+    return tasks.Offline(
+        *(episodes, worth, batch, LIMIT, lambda n: ends),
+        *(by_success, domain.kind == "control", lambda: 50.0),
+    )
 
 
 def put_in(patch: pytest.MonkeyPatch) -> None:

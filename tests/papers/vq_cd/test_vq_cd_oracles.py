@@ -32,6 +32,7 @@ from papers.vq_cd.baselines import (
 )
 from papers.vq_cd.method import (
     Paper,
+    Preconditioned,
     QuantizedSpace,
     assembled,
     condition,
@@ -367,6 +368,31 @@ def test_inverse_dynamics_tell_the_action_between_two_states() -> None:
     wanted = (actions[:, :, :-1] - (z[:, :, 1:] - z[:, :, :-1])[..., :3]).square().mean((1, 2, 3))
     found = inverse_loss(Difference(), z[:, :, :-1], z[:, :, 1:], actions[:, :, :-1])
     torch.testing.assert_close(found, wanted)
+
+
+def test_preconditioning_is_exact_for_noise_alone_and_a_velocity_for_the_rest() -> None:
+    """eps from v = sqrt(abar) eps - sqrt(1 - abar) x_0; x_0 of an error stays small at step K."""
+    x0, noise, of = randn(generators(), 5, 8, 4), randn(generators(2), 5, 8, 4), schedule()
+    bar = torch.from_numpy(of.alphas_cumprod).float()
+
+    class Velocity(torch.nn.Module):
+        def forward(self, x: Tensor, n: Tensor, given: Tensor) -> Tensor:
+            b = bar[torch.as_tensor(n)].view(-1, 1, 1, 1) if isinstance(n, int) else bar[n]
+            b = b.view(*b.shape[:2], 1, 1)
+            return b.sqrt() * noise - (1 - b).sqrt() * x0 + 0.1
+
+    net, given = Preconditioned(Velocity(), 200), torch.zeros(2, 5, 2)
+    n = torch.tensor([[0, 20, 199, 7, 3], [1, 2, 3, 4, 5]])
+    b = bar[n].view(2, 5, 1, 1)
+    tau = b.sqrt() * x0 + (1 - b).sqrt() * noise
+    torch.testing.assert_close(net(tau, n, given), noise + 0.1 * b.sqrt())
+    last = bar[199]
+    tau = last.sqrt() * x0 + (1 - last).sqrt() * noise
+    told = epsilon_of(of, tau, (tau - (1 - last).sqrt() * net(tau, 199, given)) / last.sqrt(), 199)
+    torch.testing.assert_close(told, net(tau, 199, given), atol=1e-5, rtol=0)
+    found = (tau - (1 - last).sqrt() * net(tau, 199, given)) / last.sqrt()
+    torch.testing.assert_close(found, x0 - 0.1, atol=5e-3, rtol=0)
+    assert set(maskable(Preconditioned(unet(), 200))) == {f"net.{k}" for k in maskable(unet())}
 
 
 # -- baselines ------------------------------------------------------------------------------------

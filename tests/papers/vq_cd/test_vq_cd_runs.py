@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch
 import papers.vq_cd as vq_cd
 from common.control.continual import place
 from common.control.episodes import Episode
+from common.control.random_search import LinearPolicy, Snapshot
 from common.errors import UserError
 from common.rows import Rows
 from common.run import Run
@@ -23,7 +25,14 @@ from papers.vq_cd.acting import Planning, load_learned
 from papers.vq_cd.bench import BenchConfig
 from papers.vq_cd.config import AlignConfig, Config
 from papers.vq_cd.eval import EvalConfig, evaluate, matrix, same
-from papers.vq_cd.learning import arrays_of, make_masks, make_net, make_world
+from papers.vq_cd.learning import (
+    arrays_of,
+    following,
+    make_inverses,
+    make_masks,
+    make_net,
+    make_world,
+)
 from papers.vq_cd.method import Paper, maskable, perplexity
 from papers.vq_cd.methods import METHODS
 from papers.vq_cd.task import SEQUENCES, aligned, worth_of_returns, worth_of_success
@@ -269,13 +278,44 @@ def test_plans_tell_states_or_differences_to_come(tmp_path: Path) -> None:
     assert torch.equal(moved.states[:, :, 0], plain.states[:, :, 0])
     assert torch.equal(moved.before, plain.before)
     difference = plain.states[:, :, 1:] - plain.states[:, :, :-1]
-    training = worlds[0].tasks[1].arrays.training
-    spread = (z.roll(-1, 1) - z)[:, training].std(1, keepdim=True).unsqueeze(1)
-    expected = (difference / spread).clamp(-5, 5)
+    within = np.ones((10, 24), bool)  # the spread is of steps of the training episodes, no jumps
+    within[9], within[:, -1] = False, False
+    spread = (z.roll(-1, 1) - z)[:, torch.from_numpy(within.ravel())].std(1, keepdim=True)
+    expected = (difference / spread.unsqueeze(1)).clamp(-5, 5)
     torch.testing.assert_close(moved.states[:, :, 1:], expected)
     assert worlds[1].tasks[1].clip >= float(moved.states.abs().max())
     train.train(config(tmp_path / "run", differences=True))
     assert rows_of(tmp_path / "run").of(metric="score").value() == 100.0
+
+
+def test_a_jump_to_the_next_episode_is_no_difference() -> None:
+    """Steps of .01 in episodes 100 apart: differences have variance 1, not the jumps'."""
+    z = 0.01 * torch.randn(1, 50, 2, generator=torch.Generator().manual_seed(0)).cumsum(1)
+    z[:, 25:] += 100.0
+    followed = torch.ones(50, dtype=torch.bool)
+    followed[[24, 49]] = False
+    found = following(z, followed)[:, followed]
+    torch.testing.assert_close(found.std(1), torch.ones(1, 2), atol=1e-3, rtol=0)
+
+
+def test_differences_of_codes_are_not_clamped_by_the_codes_bound(tmp_path: Path) -> None:
+    folder = aligned_run(tmp_path / "vq", steps=2)
+    for differences in (False, True):
+        cfg = config(tmp_path, task="spaces-rsh", spaces=folder, differences=differences)
+        for made in make_world(cfg, CPU).tasks:
+            largest = float(torch.maximum(made.states.abs(), made.after.abs()).max())
+            assert made.clip == (largest if differences else Paper.bound)
+
+
+def test_of_an_untrained_planner_inverse_dynamics_alone_are_learned(tmp_path: Path) -> None:
+    made = trained(tmp_path / "run", method="untrained")
+    start = dict(make_net(config(tmp_path, method="untrained"), (6, 2)).named_parameters())
+    assert all(same(snapshot, start) for snapshot in made["snapshots"])
+    other = trained(tmp_path / "other", method="finetune")["inverses"]
+    first = make_inverses(config(tmp_path), (6, 2)).state_dict()
+    for name, value in made["inverses"].items():
+        assert not torch.equal(value, first[name])
+        assert value.shape == other[name].shape
 
 
 def test_replay_keeps_a_tenth_of_the_windows(tmp_path: Path) -> None:
@@ -399,7 +439,7 @@ def test_sequences_are_the_papers() -> None:
 
     assert {d.name for d in SEQUENCES["same-cw10"]} <= set(ALL_V3_ENVIRONMENTS)
     assert {d.name for d in SEQUENCES["same-mw3"]} <= {d.name for d in SEQUENCES["same-cw10"]}
-    assert not aligned("same-mw3") and aligned("alone-reacher")
+    assert not aligned("same-mw3") and aligned("alone-swimmer")
     for domain in SEQUENCES["spaces-rsh"]:
         made: Any = domain.made
         assert made.steps == domain.limit + 100 and made.scored_steps == domain.limit
@@ -481,7 +521,7 @@ class Box:
 
 
 def test_real_tasks_are_made_of_the_searchs_data(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Actions fill the box; an episode that terminates earns nothing more; scores are scaled."""
+    """Actions fill the box; an episode that terminates earns nothing more."""
     envs: list[Box] = []
 
     def make() -> Box:
@@ -489,10 +529,8 @@ def test_real_tasks_are_made_of_the_searchs_data(monkeypatch: pytest.MonkeyPatch
         return envs[-1]
 
     monkeypatch.setattr(task, "maker", lambda name: make)
-    references = {"ref_min_score": -10.0, "ref_max_score": 10.0}
-    monkeypatch.setattr(
-        task, "locomotion_episodes", lambda made: (episodes_of("swimmer", 3), references)
-    )
+    monkeypatch.setattr(task, "locomotion_episodes", lambda made: (episodes_of("swimmer", 3), {}))
+    monkeypatch.setattr(task, "references", lambda made, n: (np.full(n, -1.0), 8.0))
     source = REAL_OFFLINE.__wrapped__(SEQUENCES["spaces-rsh"][1])
     assert source.dims == (8, 2) and source.limit == 100 and not source.by_success
     batch = source.batch(2, 1)
@@ -500,9 +538,71 @@ def test_real_tasks_are_made_of_the_searchs_data(monkeypatch: pytest.MonkeyPatch
         batch, lambda seen: np.full((2, 1, 1), 0.5), 2, 5, stop_at_success=False
     )
     assert returns.tolist() == [[3.0], [3.0]] and envs[-1].asked == [2.5] * 3
-    assert source.scores(returns, returns > 0).tolist() == [[65.0], [65.0]]
+    assert source.scores(returns, returns > 0).tolist() == [[50.0], [50.0]]
     summed = [float(e.rewards[:100].sum()) for e in source.episodes]
-    assert source.behaviour == pytest.approx(np.mean(summed) * 5 + 50)
+    assert source.behaviour() == pytest.approx((np.mean(summed) + 1) * 12.5)
+
+
+class Goal:
+    """An arm whose goal lies somewhere else in each episode, and that is paid for effort."""
+
+    action_space = type("Box", (), {"low": -np.ones(1), "high": np.ones(1), "shape": (1,)})
+
+    def reset(self, *, seed: int) -> tuple[Any, dict[str, Any]]:
+        self.far = float(seed % 7)
+        return np.array([self.far]), {}
+
+    def step(self, action: Any) -> Any:
+        return np.array([self.far]), 2.0 * float(action[0]) - self.far, False, False, {}
+
+
+def test_0_is_doing_nothing_and_100_the_best_from_the_same_starts(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whatever the goals' luck; a task whose agent is worse than doing nothing has 0."""
+
+    def best(weight: float) -> Any:
+        policy = LinearPolicy(np.zeros((1, 1)), np.zeros(1), np.ones(1))
+        act = type("Act", (), {"__call__": lambda self, seen: np.full(1, weight)})()
+        return Snapshot(policy if not weight else act, 0, weight)
+
+    monkeypatch.setattr(task, "maker", lambda name: Goal)
+    monkeypatch.setattr(task, "searched", lambda search: [best(0.0), best(0.5)])
+    monkeypatch.setattr(task, "locomotion_episodes", lambda made: (episodes_of("swimmer", 3), {}))
+    task.references.cache_clear()
+    source = REAL_OFFLINE.__wrapped__(SEQUENCES["spaces-rsh"][1])
+    for weight, score in ((0.0, 0.0), (0.5, 100.0), (-0.5, -100.0)):
+
+        def act(seen: Any, weight: float = weight) -> Any:
+            return np.full((2, 3, 1), weight)
+
+        returns, success = evaluation.rollout(
+            source.batch(2, 3), act, 2, source.limit, stop_at_success=False
+        )
+        assert returns.std(1).max() > 0  # the starts differ
+        np.testing.assert_allclose(source.scores(returns, success), score, atol=1e-5)
+        found = source.bounded(source.scores(returns, success).mean(1))
+        np.testing.assert_allclose(found, max(score, 0.0), atol=1e-5)
+    task.references.cache_clear()
+
+
+def test_meta_world_is_seen_without_the_frame_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Data and evaluation alike; CW10 of the paper has all 39 numbers."""
+    episodes = episodes_of("hammer-v3", 3)
+    wide = [replace(e, observations=np.tile(np.arange(39.0), (25, 1))) for e in episodes]
+
+    class Simulator:
+        def __init__(self, name: str) -> None: ...
+
+        def goal(self, number: int) -> Any:
+            return type("Episode", (), {"obs": np.arange(39.0), "success": False, "reward": 0.0})()
+
+    monkeypatch.setattr(task, "TaskSimulator", Simulator)
+    monkeypatch.setattr(task, "goal_episodes", lambda made, simulator: (wide, {}))
+    for sequence, seen in (("same-mw3", [*range(18), 36, 37, 38]), ("same-cw10", [*range(39)])):
+        source = REAL_OFFLINE.__wrapped__(SEQUENCES[sequence][0])
+        assert source.episodes[0].observations[0].tolist() == seen
+        assert source.batch(1, 2).observations.tolist() == [seen, seen]
 
 
 # -- devices, use ---------------------------------------------------------------------------------

@@ -154,7 +154,10 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
         read = sorted({e["data"][0] for e in extras if e["name"] == "text"})
         text += f" Text: {', '.join(read)}." if read else ""
         drawn["curves"] = Drawing(figure, text, main=True)
-    shown = [Panel(name.replace(", ", "\n"), {"metric": "nll", **of}, "validation loss") for name, of in every]
+    shown = [
+        Panel(name.replace(", ", "\n"), {"metric": "nll", **of}, "validation loss")
+        for name, of in every
+    ]
     if figure := report.intervals(rows, METHODS, shown, width=3.2):
         text = "Validation loss at the end, full attention: mean with 95 % interval, seeds as dots."
         drawn["losses"] = Drawing(figure, text)

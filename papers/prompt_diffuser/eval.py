@@ -114,8 +114,10 @@ def of_learner(learner: Learner) -> tuple[dict[str, float], list[list[float]]]:
     """Values of a test task, and where its prompts point (of the point)."""
     cfg, suite = learner.cfg, learner.base.world.suite
     generator = stream(learner.base.cfg.seed, EVALUATION, learner.goal)
-    prompt = prompts_of(learner, cfg.episodes, generator)
-    done = outcomes(learner, prompt, cfg.episodes)
+    # the same prompt before the same start is the same episode
+    n = 1 if suite.alike and learner.one_prompt else cfg.episodes
+    prompt = prompts_of(learner, n, generator)
+    done = outcomes(learner, prompt, n)
     low, high = suite.references(learner.goal)
     returned = float(done.returns.mean())
     found = {"score": (returned - low) / (high - low), "return": returned}

@@ -41,7 +41,6 @@ class Tuning(Method):
 RATES = {  # Adam's, by method: the best of the tuning; the others take one of these
     "prompt_diffuser": 1e-3,
     "sum": 1e-3,
-    "dm_only": 1e-3,
     "dt_only": 1e-3,
     "regression": 1e-3,
     "gradient": 1e-3,
@@ -66,7 +65,10 @@ METHODS = Methods(
         )
     ),
     _tuned("sum", "PD, sum", "ablation", "generator", "sum"),
-    _tuned("dm_only", "PD, diffusion only", "ablation", "generator", "denoising"),
+    Tuning(
+        *("dm_only", "PD, diffusion only", "ablation", "generator", "denoising"),
+        lr=RATES["prompt_diffuser"],  # its score is chance at any rate: noise would choose
+    ),
     _tuned("dt_only", "PD, guidance only", "ablation", "generator", "guidance"),
     Tuning("zero_shot", "PD, zero-shot", "ablation", prompts="generated"),
     _tuned("regression", "regression", "baseline", "regressor", "projection"),

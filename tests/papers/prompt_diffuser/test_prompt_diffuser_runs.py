@@ -332,6 +332,17 @@ def test_rows_of_a_run(method: str, tmp_path: Path, policies: Path) -> None:
         assert values.shape[0] == 2 and steps[-1] == config(tmp_path, method=method).updates
 
 
+@pytest.mark.parametrize("method", ["prompt_diffuser", "soft"])
+def test_what_has_diverged_has_a_score(method: str, tmp_path: Path, policies: Path) -> None:
+    """A rate that is too high ends in a bad score, not in a tuning without results."""
+    train.train(config(tmp_path, method=method, lr=1e30, steps=20))
+    rows = rows_of(tmp_path / "run")
+    assert len(rows.of(metric="task_score")) == 2 and rows.of(metric="score").value() < 0.2
+    assert np.isfinite(rows.frame["value"]).all()
+    extras = json.loads((tmp_path / "run" / "eval.json").read_text(encoding="utf-8"))["extras"]
+    assert all(np.isfinite(extra["data"]).all() for extra in extras)
+
+
 def test_a_sweep_labels_its_rows(tmp_path: Path, policies: Path) -> None:
     train.train(config(tmp_path, method="soft", labels=("lr", "lam")))
     rows = rows_of(tmp_path / "run")

@@ -68,7 +68,8 @@ def shared(*scored: dict[tuple[str, int], float]) -> list[np.ndarray]:
 
 def lead(rows: Rows, task: str, one: str, other: str) -> Interval:
     """Difference of scores over cells."""
-    return paired_diff(*shared(scores(rows, task, one), scores(rows, task, other)))
+    ours, theirs = shared(scores(rows, task, one), scores(rows, task, other))
+    return paired_diff(ours, theirs)
 
 
 def beside(rows: Rows, task: str, method: str, others: tuple[str, ...]) -> str:
@@ -115,8 +116,7 @@ def in_each(pool: str, judge: OfFamily, *names: str, needed: tuple[str, ...] = (
             name: heeds(rows, f"{name}-{pool}") or judge(rows, name, method)
             for name in families(rows, pool, names or ALL, needed)
         }
-        [first, *more] = parts.values()
-        return all_of(parts) if more else first
+        return all_of(parts) if len(parts) > 1 else next(iter(parts.values()))
 
     return judged
 

@@ -102,6 +102,10 @@ def check(cfg: Config) -> None:
     for name in ("batch", "prompt_batch", "few", "episodes"):
         if getattr(cfg, name) < 1:
             raise UserError(f"--{name.replace('_', '-')} {getattr(cfg, name)}: give 1 or more")
+    if cfg.rate <= 0:
+        raise UserError(f"--lr {cfg.lr:g} would not move anything downhill; give more than 0")
+    if cfg.steps < 0:
+        raise UserError(f"--steps {cfg.steps}: give 0 or more")
     if cfg.lam < 0:
         raise UserError(f"--lam {cfg.lam:g} would climb the guidance; give 0 or more")
 

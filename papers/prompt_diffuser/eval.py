@@ -1,4 +1,8 @@
-"""A run directory -> rows: returns of fresh episodes on every test task, and what prompts say."""
+"""A run directory -> rows: returns of fresh episodes on every test task, and what prompts say.
+
+What has diverged while it was tuned, at a rate too high for it, does not act: actions that are no
+numbers are zeros. So it has a score, which a tuning refuses; losses and distances are left out.
+"""
 
 from __future__ import annotations
 
@@ -51,9 +55,12 @@ class Found:
         """Values by test task, called ``task_…``, and their means."""
         for goal, values in of.items():
             for metric, value in values.items():
-                self.add(seed, f"task_{metric}", value, subtask=f"{goal:g}")
+                if np.isfinite(value):
+                    self.add(seed, f"task_{metric}", value, subtask=f"{goal:g}")
         for metric in next(iter(of.values())):
-            self.add(seed, metric, float(np.mean([values[metric] for values in of.values()])))
+            mean = float(np.mean([values[metric] for values in of.values()]))
+            if np.isfinite(mean):
+                self.add(seed, metric, mean)
 
 
 def outcomes(learner: Learner, prompt: Prompt, n: int) -> Outcomes:
@@ -61,9 +68,10 @@ def outcomes(learner: Learner, prompt: Prompt, n: int) -> Outcomes:
     base, suite = learner.base, learner.base.world.suite
     if isinstance(prompt, Windows):
         prompt = learner.policy.embed_prompt(prompt)
+    policy = acting(learner.policy, prompt)
     return rollout(
         suite.batch(learner.goal, n),
-        acting(learner.policy, prompt),
+        lambda windows: policy(windows).nan_to_num(),
         action_dim=suite.action_dim,
         context=base.cfg.window,
         limit=suite.limit,
@@ -114,8 +122,10 @@ def of_learner(learner: Learner) -> tuple[dict[str, float], list[list[float]]]:
     """Values of a test task, and where its prompts point (of the point)."""
     cfg, suite = learner.cfg, learner.base.world.suite
     generator = stream(learner.base.cfg.seed, EVALUATION, learner.goal)
-    prompt = prompts_of(learner, cfg.episodes, generator)
-    done = outcomes(learner, prompt, cfg.episodes)
+    # the same prompt before the same start is the same episode
+    n = 1 if suite.alike and learner.one_prompt else cfg.episodes
+    prompt = prompts_of(learner, n, generator)
+    done = outcomes(learner, prompt, n)
     low, high = suite.references(learner.goal)
     returned = float(done.returns.mean())
     found = {"score": (returned - low) / (high - low), "return": returned}
@@ -125,7 +135,8 @@ def of_learner(learner: Learner) -> tuple[dict[str, float], list[list[float]]]:
     if isinstance(prompt, Windows):
         found.update(of_prompts(learner, prompt))
         if isinstance(suite, Point):
-            points = pointing(learner.goal, prompt).tolist()
+            drawn = pointing(learner.goal, prompt)
+            points = drawn[drawn.isfinite().all(1)].tolist()
     return found, points
 
 
@@ -133,9 +144,10 @@ def of_log(found: Found, seeds: Sequence[int], lines: Sequence[Mapping[str, Any]
     """Curves of every seed, the mean over its test tasks."""
     for metric in CURVES:
         points = [(line["step"], line[metric]) for line in lines if metric in line]
-        for i, seed in enumerate(seeds if points else []):
-            steps, values = [s for s, _ in points], [v[i] for _, v in points]
-            found.add(seed, metric, values, step=steps)
+        for i, seed in enumerate(seeds):
+            there = [(step, values[i]) for step, values in points if values[i] is not None]
+            if there:
+                found.add(seed, metric, [v for _, v in there], step=[s for s, _ in there])
 
 
 def evaluate(cfg: EvalConfig) -> None:

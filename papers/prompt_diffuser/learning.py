@@ -210,8 +210,9 @@ class Base:
     device: torch.device
 
     def episodes(self, goals: Sequence[float], quality: Any, role: Any, count: int) -> Steps:
-        """Episodes of these goals on the device."""
-        found = self.world.suite.episodes(goals, quality, role, count)
+        """Episodes of these goals on the device; each seed has other ones of the test tasks."""
+        draw = self.cfg.seed if role in ("few", "full") else 0
+        found = self.world.suite.episodes(goals, quality, role, count, draw)
         return on_device(found, self.scales, self.device)
 
     def training_prompts(self) -> Steps:

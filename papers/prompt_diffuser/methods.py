@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from common.methods import Method, Methods
+from common.methods import Method, Methods, Role
 from papers.prompt_diffuser.method import Rule
 
 Tunes = Literal["generator", "regressor", "soft", "numbers", "search", "adapter", "all", "nothing"]
@@ -27,7 +27,7 @@ class Tuning(Method):
             task drawn at random; what the generator makes that knows no test task; nothing.
         demonstrations: episodes of an expert to learn from; 0: the few that all have.
         longer: how many times more steps it may take.
-        lr: Adam's rate that the tuning chose.
+        lr: Adam's rate.
     """
 
     tunes: Tunes = "nothing"
@@ -38,20 +38,45 @@ class Tuning(Method):
     lr: float = 1e-3
 
 
+RATES = {  # Adam's, by method: the best of the tuning; the others take one of these
+    "prompt_diffuser": 1e-3,
+    "sum": 1e-3,
+    "dt_only": 1e-3,
+    "regression": 1e-3,
+    "gradient": 1e-3,
+    "prompt_tuning_dt": 1e-3,
+    "soft": 1e-3,
+    "adapter": 1e-3,
+    "fine_tuning": 1e-3,
+}
+
+
+def _tuned(name: str, label: str, role: Role, tunes: Tunes, rule: Rule = "guidance") -> Tuning:
+    return Tuning(name, label, role, tunes, rule, lr=RATES[name])
+
+
 METHODS = Methods(
-    Tuning("prompt_diffuser", "Prompt Diffuser", "method", "generator", "projection"),
-    Tuning("svd", "PD, layer by layer", "variant", "generator", "svd"),
-    Tuning("conflict", "PD, conflicts only", "ablation", "generator", "conflict"),
-    Tuning("sum", "PD, sum", "ablation", "generator", "sum"),
-    Tuning("dm_only", "PD, diffusion only", "ablation", "generator", "denoising"),
-    Tuning("dt_only", "PD, guidance only", "ablation", "generator", "guidance"),
+    _tuned("prompt_diffuser", "Prompt Diffuser", "method", "generator", "projection"),
+    *(
+        Tuning(*of, lr=RATES["prompt_diffuser"])
+        for of in (
+            ("svd", "PD, layer by layer", "variant", "generator", "svd"),
+            ("conflict", "PD, conflicts only", "ablation", "generator", "conflict"),
+        )
+    ),
+    _tuned("sum", "PD, sum", "ablation", "generator", "sum"),
+    Tuning(
+        *("dm_only", "PD, diffusion only", "ablation", "generator", "denoising"),
+        lr=RATES["prompt_diffuser"],  # its score is chance at any rate: noise would choose
+    ),
+    _tuned("dt_only", "PD, guidance only", "ablation", "generator", "guidance"),
     Tuning("zero_shot", "PD, zero-shot", "ablation", prompts="generated"),
-    Tuning("regression", "regression", "baseline", "regressor", "projection"),
-    Tuning("gradient", "prompt by gradient", "baseline", "numbers"),
-    Tuning("prompt_tuning_dt", "Prompt-Tuning DT", "baseline", "search"),
-    Tuning("soft", "soft prompt", "baseline", "soft"),
-    Tuning("adapter", "adapter", "baseline", "adapter"),
-    Tuning("fine_tuning", "Prompt-DT-FT", "baseline", "all"),
+    _tuned("regression", "regression", "baseline", "regressor", "projection"),
+    _tuned("gradient", "prompt by gradient", "baseline", "numbers"),
+    _tuned("prompt_tuning_dt", "Prompt-Tuning DT", "baseline", "search"),
+    _tuned("soft", "soft prompt", "baseline", "soft"),
+    _tuned("adapter", "adapter", "baseline", "adapter"),
+    _tuned("fine_tuning", "Prompt-DT-FT", "baseline", "all"),
     Tuning("prompt_dt", "Prompt-DT", "baseline"),
     Tuning("random_prompt", "a random task's prompt", "baseline", prompts="random"),
     Tuning("wrong_prompt", "the least alike task's prompt", "baseline", prompts="wrong"),
@@ -62,7 +87,8 @@ METHODS = Methods(
         prompts="right",
         demonstrations=50,
         longer=3,
+        lr=RATES["fine_tuning"],
     ),
 )
 
-__all__ = ["GENERATORS", "GRADIENTS", "METHODS", "Prompts", "Tunes", "Tuning"]
+__all__ = ["GENERATORS", "GRADIENTS", "METHODS", "RATES", "Prompts", "Tunes", "Tuning"]

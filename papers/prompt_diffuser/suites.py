@@ -48,10 +48,14 @@ class Suite(Protocol):
     def limit(self) -> int:
         """Steps of an episode."""
 
+    @property
+    def alike(self) -> bool:
+        """Whether all episodes of ``batch`` begin alike, so that equal prompts act equally."""
+
     def episodes(
-        self, goals: Sequence[float], quality: Quality, role: Role, count: int
+        self, goals: Sequence[float], quality: Quality, role: Role, count: int, draw: int = 0
     ) -> list[list[Episode]]:
-        """``count`` episodes of each goal, by goal."""
+        """``count`` episodes of each goal, by goal; another ``draw`` has other noise."""
 
     def batch(self, goal: float, n: int) -> Environments:
         """n fresh episodes, the same ones for every policy."""
@@ -111,15 +115,16 @@ class Point:
     spread: float = 0.1  # of the first place
     sigma: float = 0.1  # of the expert's actions
     medium: float = 0.3  # of the medium one's
+    alike: bool = False
 
     def episodes(
-        self, goals: Sequence[float], quality: Quality, role: Role, count: int
+        self, goals: Sequence[float], quality: Quality, role: Role, count: int, draw: int = 0
     ) -> list[list[Episode]]:
         """See :class:`Suite`."""
-        return [self._of(goal, quality, role, count) for goal in goals]
+        return [self._of(goal, quality, [ROLES[role], draw], count) for goal in goals]
 
-    def _of(self, goal: float, quality: Quality, role: Role, count: int) -> list[Episode]:
-        key = [round(1000 * goal), QUALITIES[quality], ROLES[role]]
+    def _of(self, goal: float, quality: Quality, of: list[int], count: int) -> list[Episode]:
+        key = [round(1000 * goal), QUALITIES[quality], *of]
         normal, uniform = (np.random.default_rng([*key, use]) for use in (0, 1))
         drawn = normal.standard_normal((count, self.limit + 1, 2))  # by episode: more add to them
         batch = PointBatch(goal, self.spread * drawn[:, 0])
@@ -170,9 +175,10 @@ class Reach:
     task: str = "reach-v3"
     state_dim: int = 39
     action_dim: int = 4
+    alike: bool = True  # as in ML1
 
     def episodes(
-        self, goals: Sequence[float], quality: Quality, role: Role, count: int
+        self, goals: Sequence[float], quality: Quality, role: Role, count: int, draw: int = 0
     ) -> list[list[Episode]]:
         """See :class:`Suite`; the goals are an unbroken row of numbers."""
         first, n = int(goals[0]), len(goals)
@@ -183,7 +189,7 @@ class Reach:
             sigmas = (0.0,)
         config = GoalData(
             *(self.task, count * n, self.limit, first, n, sigmas, float(quality == "random")),
-            stream=ROLES[role],
+            stream=ROLES[role] + len(ROLES) * draw,
         )
         found, _ = goal_episodes(config, _simulator(self.task))
         return [[without_goal(e) for e in found[i::n]] for i in range(n)]
@@ -201,13 +207,18 @@ class Reach:
 
     def distances(self, goal: float, others: Sequence[float]) -> list[float]:
         """Metres between goals."""
-        own, *rest = (_simulator(self.task).goal(int(g)).obs[GOAL] for g in (goal, *others))
+        own, *rest = (_place(self.task, int(g)) for g in (goal, *others))
         return [float(np.linalg.norm(own - place)) for place in rest]
 
 
 @functools.lru_cache(maxsize=1)
 def _simulator(task: str) -> TaskSimulator:
     return TaskSimulator(task)
+
+
+@functools.cache  # a reset takes 20 ms
+def _place(task: str, goal: int) -> Floats:
+    return _simulator(task).goal(goal).obs[GOAL].copy()
 
 
 # -- a cheetah that should run at a hidden velocity -----------------------------------------------
@@ -271,22 +282,25 @@ class Velocity:
     state_dim: int = 17
     action_dim: int = 6
     iterations: int = 40  # of the search for one velocity
+    alike: bool = False
 
-    def _data(self, goal: float, quality: Quality, role: Role, count: int) -> LocomotionData:
+    def _data(
+        self, goal: float, quality: Quality, role: Role, count: int, draw: int = 0
+    ) -> LocomotionData:
         search = SearchConfig(
             f"HalfCheetah-velocity-{goal:g}", steps=self.limit, iterations=self.iterations
         )
         sizes = {"transitions": count * self.limit, "reference_episodes": REFERENCE_EPISODES}
         steps = {"steps": self.limit, "scored_steps": self.limit}
-        return LocomotionData(search, quality, seed=ROLES[role], **sizes, **steps)
+        seed = ROLES[role] + len(ROLES) * draw
+        return LocomotionData(search, quality, seed=seed, **sizes, **steps)
 
     def episodes(
-        self, goals: Sequence[float], quality: Quality, role: Role, count: int
+        self, goals: Sequence[float], quality: Quality, role: Role, count: int, draw: int = 0
     ) -> list[list[Episode]]:
         """See :class:`Suite`; searched on first use."""
-        return [
-            locomotion_episodes(self._data(g, quality, role, count), _maker(g))[0] for g in goals
-        ]
+        asked = [(self._data(g, quality, role, count, draw), _maker(g)) for g in goals]
+        return [locomotion_episodes(*of)[0] for of in asked]
 
     def batch(self, goal: float, n: int) -> GymnasiumBatch:
         """See :class:`Suite`."""
@@ -321,11 +335,14 @@ class Published:
     state_dim: int
     action_dim: int
     limit: int = 200
+    alike: bool = False
 
     def episodes(
-        self, goals: Sequence[float], quality: Quality, role: Role, count: int
+        self, goals: Sequence[float], quality: Quality, role: Role, count: int, draw: int = 0
     ) -> list[list[Episode]]:
         """See :class:`Suite`; a role begins where the one before it can have ended.
+
+        What was recorded is all there is: every ``draw`` is the same.
 
         Raises:
             UserError: if a file is missing, damaged or too short.

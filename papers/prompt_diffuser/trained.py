@@ -91,7 +91,7 @@ class Tuned:
         togo = np.asarray(self._togo / scales.returns, np.float32)
         state = scales.standardizer(seen)
         self._steps.append((togo, state, np.zeros((self._n, suite.action_dim), np.float32)))
-        action = self._act(self._window()).numpy()
+        action = self._act(self._window()).nan_to_num().numpy()  # as the evaluation does
         self._steps[-1] = (togo, state, action)
         return action
 

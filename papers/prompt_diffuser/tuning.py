@@ -77,6 +77,11 @@ class Learner:
         return [p for p in of if p.requires_grad]
 
     @property
+    def one_prompt(self) -> bool:
+        """Whether the same prompt, or none, stands before all episodes: nothing is drawn."""
+        return isinstance(self.module, (SoftPrompt, DataPrompt)) or self.method.prompts == "none"
+
+    @property
     def streams(self) -> tuple[torch.Generator, ...]:
         """Its random numbers."""
         return self.windows, self.prompts, self.prior

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -46,11 +48,19 @@ def policy_config(folder: Path, **changes: Any) -> PolicyConfig:
     return replace(cfg, out=folder / "policies" / cfg.task / f"seed-{cfg.seed}")
 
 
-@pytest.fixture
-def policies(tmp_path: Path) -> Path:
-    """A folder with the point's policies of seeds 0 and 1."""
+@functools.cache
+def trained(folder: Path) -> Path:
+    """Policies of the point with seeds 0 and 1, once for all tests."""
     for seed in (0, 1):
-        pretrain.train(policy_config(tmp_path, seed=seed))
+        pretrain.train(policy_config(folder, seed=seed))
+    return folder / "policies"
+
+
+@pytest.fixture
+def policies(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of the test's own with the point's policies of seeds 0 and 1."""
+    made = trained(tmp_path_factory.getbasetemp() / "prompt-diffuser")
+    shutil.copytree(made, tmp_path / "policies")
     return tmp_path / "policies"
 
 
@@ -250,6 +260,46 @@ def test_a_prompts_returns_to_go_are_as_many_as_its_steps(length: int) -> None:
         assert min(np.abs(row - w).max() for w in wanted) < 1e-6
 
 
+def test_each_seed_has_demonstrations_of_its_own(tmp_path: Path, policies: Path) -> None:
+    """Of the test tasks: intervals over seeds hold the draw of the few episodes as well."""
+    for task in ("point-random", "point-expert"):
+        cfg = config(tmp_path, task=task)
+        one, other = (load_base(cfg, seed, torch.device("cpu")) for seed in (0, 1))
+        pair = [make_learner(base, cfg, 33.75) for base in (one, other)]
+        for role in ("experts", "prompting"):
+            assert not torch.equal(*(getattr(x, role).data.actions for x in pair))
+        drawn = [base.training_prompts().data.actions for base in (one, other)]
+        assert torch.equal(*drawn)  # of the training tasks all have the same
+    hand = Reach(limit=4)
+    for quality in ("expert", "random"):
+        a, b = (hand.episodes((4.0,), quality, "few", 2, draw)[0] for draw in (0, 1))  # type: ignore[arg-type]
+        assert not np.array_equal(a[0].actions, b[0].actions)
+
+
+def test_one_prompt_before_one_start_is_one_episode(
+    tmp_path: Path, policies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where episodes begin alike, those after the same prompt need not be run again."""
+    assert WORLDS["reach"].suite.alike and not WORLDS["point"].suite.alike
+    sizes = []
+
+    def counted(learner: Any, prompt: Any, n: int) -> Any:
+        sizes.append(n)
+        return outcomes(learner, prompt, n)
+
+    outcomes = evaluation.outcomes
+    monkeypatch.setattr(evaluation, "outcomes", counted)
+    pretrain.train(policy_config(tmp_path, task="reach"))
+    for method in ("soft", "gradient", "no_prompt", "prompt_dt", "adapter"):
+        cfg = config(tmp_path, method=method, task="reach-random", out=tmp_path / method, steps=1)
+        train.train(cfg)
+        rows_of(cfg.out)
+    assert sizes == [1] * 6 + [2] * 4
+    learner = make_learner(load_base(cfg, 0, torch.device("cpu")), cfg, 40.0)
+    returns = outcomes(learner, None, 3).returns
+    np.testing.assert_allclose(returns, returns[0], rtol=1e-6)
+
+
 def test_scales_know_no_test_task(tmp_path: Path, policies: Path) -> None:
     base = load_base(config(tmp_path), 0, torch.device("cpu"))
     of = WORLDS["point"].suite.episodes(WORLDS["point"].train, "expert", "train", 2)
@@ -280,6 +330,17 @@ def test_rows_of_a_run(method: str, tmp_path: Path, policies: Path) -> None:
     if METHODS[method].tunes in GRADIENTS:
         steps, values = rows.of(metric="guidance").curve()
         assert values.shape[0] == 2 and steps[-1] == config(tmp_path, method=method).updates
+
+
+@pytest.mark.parametrize("method", ["prompt_diffuser", "soft"])
+def test_what_has_diverged_has_a_score(method: str, tmp_path: Path, policies: Path) -> None:
+    """A rate that is too high ends in a bad score, not in a tuning without results."""
+    train.train(config(tmp_path, method=method, lr=1e30, steps=20))
+    rows = rows_of(tmp_path / "run")
+    assert len(rows.of(metric="task_score")) == 2 and rows.of(metric="score").value() < 0.2
+    assert np.isfinite(rows.frame["value"]).all()
+    extras = json.loads((tmp_path / "run" / "eval.json").read_text(encoding="utf-8"))["extras"]
+    assert all(np.isfinite(extra["data"]).all() for extra in extras)
 
 
 def test_a_sweep_labels_its_rows(tmp_path: Path, policies: Path) -> None:
@@ -452,6 +513,8 @@ def test_what_was_tuned_and_is_asked_wrongly_says_so(tmp_path: Path, policies: P
         ({"batch": 0}, "--batch 0"),
         ({"prompt_batch": 0}, "--prompt-batch 0"),
         ({"lam": -1.0}, "climb"),
+        ({"lr": 0.0}, "--lr 0"),
+        ({"steps": -1}, "--steps -1"),
         ({"policy": None}, "there is no policy of point for seed 0"),
         ({"task": "point-medium"}, "without medium-diffusion"),
     ],

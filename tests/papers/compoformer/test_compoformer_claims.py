@@ -213,11 +213,15 @@ def test_what_a_scale_cannot_decide_names_the_scale_that_can() -> None:
 # -- scales ---------------------------------------------------------------------------------------
 
 
+AT_DEFAULT = {job.method for job in manifest.load("compoformer").scale("default").jobs}
+
+
 def tiny(job: Any) -> Sequence[str] | None:
-    """Flags that make a job small. All methods run at the default or on the ten tasks at gpu; at
-    the other scales and streams, which are the same code on other data, those that differ most."""
-    few = job.method in ("compo_prune", "packnet", "compo_ones")
-    if job.scale in ("gpu", "paper") and not few and job.task != "ocw10":
+    """Flags that make a job small. Every method runs at the default, the others on the ten tasks
+    at gpu; beyond, where the same code has other data, those run that differ most."""
+    few = job.method in ("compo_prune", "packnet", "compo_ones", "expert")
+    seen = job.method in AT_DEFAULT or job.task != "ocw10"
+    if job.scale in ("gpu", "paper") and seen and not few:
         return None
     if job.scale == "tuning" and job.method in ("rehearsal", "finetune", "multitask"):
         return None

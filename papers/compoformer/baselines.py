@@ -40,7 +40,8 @@ class Consolidation:
         """Nothing is remembered yet."""
         rwalk = size * (kind == "rwalk")
         sizes = (size * (kind != "none"), size * (kind not in ("none", "lwf", "vcl")), rwalk, rwalk)
-        return cls(*(torch.zeros(n, device=device) for n in sizes))
+        anchor, importance, fisher, path = (torch.zeros(n, device=device) for n in sizes)
+        return cls(anchor, importance, fisher, path)
 
     def state(self) -> dict[str, Tensor | int]:
         """What a checkpoint holds."""

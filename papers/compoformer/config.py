@@ -21,8 +21,8 @@ class Config:
     seed: int = 0  # training seed
     out: Path = Path("runs/scratch")  # run directory
     device: str = "cpu"  # cpu or cuda
-    steps: int = 600  # updates of a task after the warm-up (50,000)
-    first_steps: int = 1_200  # updates of the first task, which has everything to learn (50,000)
+    steps: int = 300  # updates of a task after the warm-up (50,000)
+    first_steps: int = 600  # updates of the first task, which has everything to learn (50,000)
     warm_up: int = 150  # updates of the meta-policy, or of a new head, before them (1,000)
     batch: int = 32  # windows of an update (32)
     width: int = 64  # d, of the transformer (256)

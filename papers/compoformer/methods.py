@@ -59,9 +59,15 @@ class Learner(Method):
         return self.composition != "none"
 
 
+# what the tuning chose for Grow and Prune, and their ablations take
+TUNED: dict[str, dict[str, object]] = {
+    "lora": {"lr": 1e-3},
+    "masks": {"lr": 1e-3, "give_back": 0.5},
+}
+
+
 def _compo(name: str, label: str, role: str, growth: Growth, **changes: object) -> Learner:
-    settings: dict[str, object] = {"composition": "attention", "reuse": True}
-    settings["give_back"] = 0.5 if growth == "masks" else 0.0
+    settings = {"composition": "attention", "reuse": True, **TUNED[growth]}
     made: Learner = Learner(name, label, role, growth, **{**settings, **changes})  # type: ignore[arg-type]
     return made
 
@@ -74,6 +80,7 @@ METHODS = Methods(
     _compo("compo_always", "Grow, never reused", "ablation", "lora", reuse=False),
     _compo("compo_best", "Grow, best source", "ablation", "lora", composition="best"),
     _compo("compo_ones", "Grow, maps of ones", "ablation", "lora", initial="ones"),
+    _compo("prune_own", "Prune, no sources", "ablation", "masks", composition="own", reuse=False),
     _compo("prune_uniform", "Prune, uniform weights", "ablation", "masks", composition="uniform"),
     Learner("packnet", "PackNet", "baseline", "masks", give_back=0.7),
     Learner("lora", "LoRA", "baseline", "lora"),

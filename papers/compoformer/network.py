@@ -63,9 +63,13 @@ class Continual(nn.Module):
     def __init__(self, cfg: Config, texts: Tensor) -> None:
         super().__init__()
         self.method, self.stream, K = METHODS[cfg.method], STREAMS[cfg.task], len(texts)
-        sizes = {"width": cfg.width, "layers": cfg.layers, "heads": cfg.heads}
         config = TransformerConfig(
-            *(OBS_DIM, ACTION_DIM), self.stream.limit, dropout=cfg.dropout, **sizes
+            *(OBS_DIM, ACTION_DIM),
+            max_steps=self.stream.limit,
+            width=cfg.width,
+            layers=cfg.layers,
+            heads=cfg.heads,
+            dropout=cfg.dropout,
         )
         trunk = Features(decision_transformer(config, cfg.seed))
         number = K if self.method.growth == "apart" else 1

@@ -15,6 +15,7 @@ from papers.compoformer.methods import METHODS
 from papers.compoformer.task import STREAMS
 
 REFERENCES = [METHODS.label(name) for name in METHODS.having("reference")]
+BY_PLACE = ("expert", "mean")  # what has its success in the tables by place alone
 MAPS = 6  # of attention, at most
 
 
@@ -53,7 +54,7 @@ def main_table(rows: Rows, stream: str, main: bool) -> Table:
         "episodes; root mean square by which actions of finished tasks have moved; parameters "
         "that act"
     )
-    lines = [line for line in lines_of(rows) if line[1]["method"] != "mean"]  # by place alone
+    lines = [line for line in lines_of(rows) if line[1]["method"] not in BY_PLACE]
     of = rows.of(task=stream)
     return grid(of, title, lines, columns, corner="method", main=main, unmarked=REFERENCES)
 
@@ -132,7 +133,7 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
     """What a stream came to (main), attention."""
     drawn: dict[str, Drawing] = {}
     own = plain(rows)
-    for i, stream in enumerate(streams(own)):
+    for i, stream in enumerate(streams(own) or own.unique("task")):
         panels = [
             Panel("success after the last task", {"task": stream, "metric": "performance"}),
             Panel("forgetting", {"task": stream, "metric": "forgetting"}),

@@ -89,11 +89,6 @@ def decided_weights(net: Continual, k: int, world: World, sources: Sources, pool
 # -- updates --------------------------------------------------------------------------------------
 
 
-def rate(step: int, steps: int, cool_down: float) -> float:
-    """Share of AdamW's rate: 1, and from 1 to 0 over the end of a task's updates."""
-    return min(1.0, (steps - step) / max(cool_down * steps, 1.0))
-
-
 def descend(
     net: Continual, optimizer: torch.optim.Optimizer, k: int, cfg: Config, chosen: bool
 ) -> None:

@@ -365,6 +365,19 @@ def test_a_reused_task_is_its_largest_sources_policy() -> None:
     assert torch.allclose(mixture.act(2, some()), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("method", ["compo_own", "prune_own"])
+def test_without_sources_the_head_sees_zeros_in_their_place(method: str) -> None:
+    """While a task is learned and when it acts; and it neither warms up nor is it reused."""
+    net, cfg = network(method, grown=2), config(method)
+    own = net.features(2, some())
+    work = work_on(net, cfg)
+    work.enter(2, True, [])
+    assert not warm_up_loss(net, 2, work.draw(2, torch.Generator(), 4), work.sources).requires_grad
+    assert math.isnan(train.decide(work, 2)) and not net.reused[2] and not net.alpha.any()
+    net.eval()
+    assert torch.allclose(net.act(2, some()), net.fusions[2](torch.zeros_like(own), own))
+
+
 def test_reused_tasks_are_no_sources() -> None:
     net = network("compo_grow", grown=3)
     net.grown[1], net.reused[1] = False, True
@@ -565,7 +578,7 @@ def test_a_memory_holds_a_share_of_whole_episodes_and_is_drawn_anew() -> None:
     assert len(world.memory(1, 0.05)) == 7
     work = work_on(network("agem", grown=1), config("agem"))
     g = torch.Generator().manual_seed(0)
-    assert len({float(work.recall(1, g, 2)) for _ in range(5)}) == 5
+    assert len({float(work.recall(1, g, 2).detach()) for _ in range(5)}) == 5
 
 
 def test_consolidation_survives_a_checkpoint() -> None:

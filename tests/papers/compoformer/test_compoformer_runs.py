@@ -56,6 +56,12 @@ def same_net(one: dict[str, Any], other: dict[str, Any]) -> bool:
     return all(torch.equal(v, other["net"][k]) for k, v in one["net"].items())
 
 
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of runs that several tests look at: one that has finished is not trained again."""
+    return tmp_path_factory.mktemp("shared")
+
+
 @pytest.fixture
 def stream(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
     """``stream(tasks)`` is the name of a stream of these tasks."""
@@ -91,12 +97,12 @@ def test_a_killed_run_ends_with_the_same_numbers(
 
 
 @pytest.mark.parametrize("method", ["compo_grow", "compo_prune"])
-def test_eta_decides_what_grows(method: str, tmp_path: Path) -> None:
+def test_eta_decides_what_grows(method: str, tmp_path: Path, shared: Path) -> None:
     everything = trained(tmp_path / "0", method=method, eta=0.0)
     assert everything["net"]["grown"].tolist() == [True, False, False]
     nothing = trained(tmp_path / "2", method=method, eta=1.01)
     assert nothing["net"]["grown"].all() and not nothing["net"]["reused"].any()
-    some = trained(tmp_path / "1", method=method)  # the stand-in: 1.0 on the repeat, 0.5 else
+    some = trained(shared / method, method=method)  # the stand-in: 1.0 on the repeat, 0.5 else
     assert some["net"]["grown"].tolist() == [True, True, False]
     assert np.asarray(some["tests"])[1:].tolist() == [0.5, 1.0]
     if method == "compo_prune":
@@ -134,10 +140,12 @@ def test_a_single_task_is_a_plain_decision_transformer(
 
 
 @pytest.mark.parametrize("method", ["ewc", "l2", "mas", "rwalk", "lwf"])
-def test_a_penalty_of_no_weight_is_finetuning_bit_for_bit(method: str, tmp_path: Path) -> None:
+def test_a_penalty_of_no_weight_is_finetuning_bit_for_bit(
+    method: str, tmp_path: Path, shared: Path
+) -> None:
     free = trained(tmp_path / "free", method=method, strength=0.0)
     held = trained(tmp_path / "held", method=method, strength=1e4)
-    plain = trained(tmp_path / "plain", method="finetune")
+    plain = trained(shared / "finetune", method="finetune")
     assert same_net(free, plain) and not same_net(held, plain)
     if method != "lwf":
         name = "trunks.0.net.window.embed_state.weight"
@@ -147,12 +155,14 @@ def test_a_penalty_of_no_weight_is_finetuning_bit_for_bit(method: str, tmp_path:
 
 
 @pytest.mark.parametrize("method", ["compo_grow", "compo_prune", "lora", "packnet", "single"])
-def test_finished_tasks_stay_and_finetuning_drifts(method: str, tmp_path: Path) -> None:
+def test_finished_tasks_stay_and_finetuning_drifts(
+    method: str, tmp_path: Path, shared: Path
+) -> None:
     final = trained(tmp_path / method, method=method, weight_decay=0.3)
     assert np.asarray(final["drift"]).tolist() == [0.0, 0.0, 0.0]
     own = np.diagonal(np.asarray(final["errors"])[1:])
     np.testing.assert_array_equal(own, np.asarray(final["errors"])[-1])
-    drifted = trained(tmp_path / "finetune", method="finetune", weight_decay=0.3)["drift"]
+    drifted = trained(shared / "decay", method="finetune", weight_decay=0.3)["drift"]
     assert (np.asarray(drifted)[:2] > 1e-3).all() and drifted[2] == 0
 
 
@@ -171,8 +181,8 @@ def test_methods_of_a_seed_begin_alike_and_part_at_the_second_source(
     assert own["compo_grow"][0] == own["compo_own"][0] != own["compo_own"][1]
 
 
-def test_joint_training_has_one_head_per_task_and_all_data(tmp_path: Path) -> None:
-    final = trained(tmp_path, method="multitask")
+def test_joint_training_has_one_head_per_task_and_all_data(tmp_path: Path, shared: Path) -> None:
+    final = trained(shared / "multitask", method="multitask")
     begun = make_net(config(tmp_path, method="multitask")).state_dict()
     moved = [not torch.equal(final["net"][f"heads.{k}.weight"], begun[f"heads.{k}.weight"])
              for k in range(3)]  # fmt: skip
@@ -182,8 +192,8 @@ def test_joint_training_has_one_head_per_task_and_all_data(tmp_path: Path) -> No
     assert sum(config(tmp_path, method="multitask").budgets()) == sum(config(tmp_path).budgets())
 
 
-def test_memories_change_what_is_learned(tmp_path: Path) -> None:
-    nets = {m: trained(tmp_path / m, method=m) for m in ("finetune", "rehearsal", "agem")}
+def test_memories_change_what_is_learned(tmp_path: Path, shared: Path) -> None:
+    nets = {m: trained(shared / m, method=m) for m in ("finetune", "rehearsal", "agem")}
     begun = make_net(config(tmp_path, method="rehearsal")).state_dict()
     assert not same_net(nets["rehearsal"], nets["finetune"])
     after = {m: n["net"]["heads.0.weight"] for m, n in nets.items()}
@@ -202,9 +212,9 @@ def test_a_posterior_narrows_and_is_held(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["compo_prune", "finetune", "multitask", "untrained"])
-def test_rows_of_a_run(method: str, tmp_path: Path) -> None:
-    train.train(config(tmp_path, method=method))
-    rows = rows_of(tmp_path)
+def test_rows_of_a_run(method: str, shared: Path) -> None:
+    train.train(config(shared / method, method=method))
+    rows = rows_of(shared / method)
     success = [rows.of(metric="place_success", place=p).value() for p in (1, 2, 3)]
     assert success == [1.0, 0.5, 1.0]  # the stand-in's, whoever acts
     assert rows.of(metric="performance").value() == pytest.approx(np.mean(success))
@@ -218,13 +228,13 @@ def test_rows_of_a_run(method: str, tmp_path: Path) -> None:
         assert rows.of(metric="place_recognised").unique("place") == [3]
         assert rows.of(metric="drift").value() == 0
         assert rows.of(metric="place_test", place=2).value() == 0.5
-        saved = json.loads((tmp_path / "eval.json").read_text(encoding="utf-8"))["extras"]
-        [attention] = saved
+        saved = json.loads((shared / method / "eval.json").read_text(encoding="utf-8"))
+        [attention] = saved["extras"]
         assert np.array(attention["data"])[1].tolist() == [1.0, 0.0, 0.0]
         assert np.array(attention["data"])[2].sum() == pytest.approx(1.0)
 
 
-def test_parameters_are_counted_once(tmp_path: Path) -> None:
+def test_parameters_are_counted_once(shared: Path) -> None:
     """By hand, at width 8 with one block: embeddings, norms and the block; heads; pairs."""
     block = 2 * 16 + (8 * 24 + 24) + (8 * 8 + 8) + (8 * 32 + 32) + (32 * 8 + 8) + 16
     steps = STREAMS["ocw3"].limit * 8
@@ -239,10 +249,10 @@ def test_parameters_are_counted_once(tmp_path: Path) -> None:
         "compo_grow": base + head + 2 * pair + fusion + 1 + 2,
     }
     for method, number in expected.items():
-        train.train(config(tmp_path / method, method=method))
-        assert rows_of(tmp_path / method).of(metric="parameters").value() == number, method
-    train.train(config(tmp_path / "packnet", method="packnet"))
-    masks = rows_of(tmp_path / "packnet").of(metric="parameters").value()
+        train.train(config(shared / method, method=method))
+        assert rows_of(shared / method).of(metric="parameters").value() == number, method
+    train.train(config(shared / "packnet", method="packnet"))
+    masks = rows_of(shared / "packnet").of(metric="parameters").value()
     assert masks == base + 3 * head  # the last task takes the rest
 
 
@@ -342,15 +352,15 @@ def test_a_gpu_computes_the_same(method: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["compo_prune", "packnet"])
-def test_a_policy_acts_as_in_the_evaluation(method: str, tmp_path: Path) -> None:
-    train.train(config(tmp_path, method=method))
-    policy = compoformer.load(tmp_path)
+def test_a_policy_acts_as_in_the_evaluation(method: str, tmp_path: Path, shared: Path) -> None:
+    train.train(config(shared / method, method=method))
+    policy = compoformer.load(shared / method)
     assert policy.tasks == (PRESS, FAUCET, PRESS)
     assert policy.reused == (False, False, method == "compo_prune")
     assert policy.attention.shape == (3, 3)
     world = make_world(config(tmp_path), torch.device("cpu"))
     net = make_net(config(tmp_path, method=method))
-    net.load_state_dict(Run.load(tmp_path).final()["net"])
+    net.load_state_dict(Run.load(shared / method).final()["net"])
     for place in range(3):
         batch = tasks.goal_batch(policy.tasks[place], DATA_GOALS, 2)
         policy.begin(place, 2)
@@ -389,9 +399,9 @@ def test_bad_input_ends_in_one_line(changes: dict[str, Any], words: str, tmp_pat
     assert not (tmp_path / "config.json").exists()
 
 
-def test_a_policy_that_is_asked_wrongly_says_so(tmp_path: Path) -> None:
-    train.train(config(tmp_path, method="finetune"))
-    policy = compoformer.load(tmp_path)
+def test_a_policy_that_is_asked_wrongly_says_so(tmp_path: Path, shared: Path) -> None:
+    train.train(config(shared / "finetune", method="finetune"))
+    policy = compoformer.load(shared / "finetune")
     with pytest.raises(UserError, match="begin"):
         policy.act(np.zeros((2, 39)), np.zeros(2))
     with pytest.raises(UserError, match="no place 3"):
@@ -400,7 +410,7 @@ def test_a_policy_that_is_asked_wrongly_says_so(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"\[2, 39\]"):
         policy.act(np.zeros((3, 39)), np.zeros(3))
     with pytest.raises(UserError, match="seeds"):
-        compoformer.load(tmp_path, seed=7)
+        compoformer.load(shared / "finetune", seed=7)
     train.train(config(tmp_path / "expert", method="expert"))
     with pytest.raises(UserError, match="scripted expert"):
         compoformer.load(tmp_path / "expert")

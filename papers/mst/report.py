@@ -135,10 +135,10 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
     drawn: dict[str, Drawing] = {}
     panels = []
     for name, of in every[:3]:
-        panels.append(Panel(name, {"metric": "nll_curve", **of}, "validation loss", log="x"))
+        panels.append(Panel(name, {"metric": "nll_curve", **of}, "validation loss"))
     for name, of in every[:3]:
         title = f"{name.split(',')[0]}: by iteration" if len(every) > 1 else "by iteration"
-        panels.append(Panel(title, {"metric": "nll_by_iteration", **of}, log="x"))
+        panels.append(Panel(title, {"metric": "nll_by_iteration", **of}))
     wide = {"width": 3.6, "columns": min(3, len(every)) if len(every) > 1 else 2}
     if figure := report.curves(rows, METHODS, panels, xlabel="% of dense operations", **wide):
         n = len(figure.axes) // 2

@@ -43,12 +43,12 @@ SETTINGS = {
     "d4rl": Setting(
         *(600_000, 500_000, 1_000_000, 256, 4),
         **{"groups": 256, "support_states": -1, "episodes": 100},
-        w=(0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 10.0),
+        w=(0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0),
     ),
     "maze": Setting(
         *(600_000, 500_000, 1_000_000, 256, 4),
         **{"groups": 256, "support": 32, "support_states": -1, "episodes": 100},
-        w=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0),
+        w=(0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0),
     ),
 }
 
@@ -71,7 +71,7 @@ class Config:
     hidden: int | None = None  # width of the networks, the behaviour's as well
     layers: int | None = None  # hidden layers of E_Theta
     lr: float | None = None  # Adam's
-    beta: float | None = None  # inverse temperature
+    beta: float | None = None  # inverse temperature; default in control: the method's (methods.py)
     w: tuple[float, ...] | None = None  # guidance scales that are evaluated
     solver_steps: int | None = None  # of DPM-Solver++
     samples: int | None = None  # that a bandit's answer is measured on
@@ -124,6 +124,8 @@ def resolve(cfg: Config) -> tuple[Task, Setting]:
     if not task.bandit and method.acts == "exact":
         raise UserError(f"the exact energy of {cfg.task} is not known")
     setting = _with(SETTINGS[task.kind], cfg)
+    if not task.bandit and cfg.beta is None:
+        setting = replace(setting, beta=method.beta)
     if task.kind == "gaussian":
         try:
             Gaussian().target(Quadratic(curvature=task.curvature), setting.beta)

@@ -162,7 +162,7 @@ class Prior:
         task: what they are of.
         data: that they were trained on.
         behaviour, critic: networks; Q(s, a) = critic(s, a), less what depends on s alone.
-        variance: v_n of every step (Eq. 5). [S, N]
+        variance: v_n of every step (Eq. 5, or Eq. 4). [S, N]
         standardizer: of observations; None for bandits.
     """
 
@@ -190,6 +190,23 @@ class Prior:
         for part in obs.split(max(1, at_once // len(obs)), 1):
             noise = randn(generators, part.shape[1], self.data.action.shape[-1])
             found.append(self._sampled(part, noise, steps))
+        return torch.cat(found, 1)
+
+    @torch.no_grad()
+    def values(self, obs: Tensor, action: Tensor, at_once: int = AT_ONCE) -> Tensor:
+        """Q of M actions in every state. [S or 1, P, o], [S, P, M, d] -> [S, P, M].
+
+        Args:
+            obs: states.
+            action: their actions.
+            at_once: rows of a call of the critic: all pairs of published data do not fit a GPU.
+        """
+        M = action.shape[2]
+        each = max(1, at_once // (M * len(action)))
+        found = []
+        for states, actions in zip(obs.split(each, 1), action.split(each, 1), strict=True):
+            rows = states.expand(len(actions), -1, -1).repeat_interleave(M, 1)
+            found.append(self.critic(rows, actions.flatten(1, 2)).unflatten(1, (-1, M)))
         return torch.cat(found, 1)
 
     def _sampled(self, obs: Tensor, noise: Tensor, steps: int) -> Tensor:
@@ -303,8 +320,14 @@ def prior_folder(cfg: Config, task: Task, stage: str) -> Path:
     )
 
 
-def load_prior(folder: Path, task: Task, seeds: tuple[int, ...], device: torch.device) -> Prior:
-    """Behaviour and critic of a finished run of pretraining.
+def load_prior(
+    folder: Path,
+    task: Task,
+    seeds: tuple[int, ...],
+    device: torch.device,
+    by_norm: bool = False,
+) -> Prior:
+    """Behaviour and critic of a finished run of pretraining; ``by_norm``: v_n is Eq. 4's.
 
     Raises:
         UserError: if it is not there, not finished, or of another source or other seeds.
@@ -326,4 +349,5 @@ def load_prior(folder: Path, task: Task, seeds: tuple[int, ...], device: torch.d
     critic.load_state_dict(final["critic"] if task.kind != "gaussian" else {})
     for net in (behaviour, critic):
         net.to(device).requires_grad_(False)
-    return Prior(task, data, behaviour, critic, final["variance"].to(device), standardizer)
+    variance = final["variance_by_norm" if by_norm else "variance"].to(device)
+    return Prior(task, data, behaviour, critic, variance, standardizer)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common.errors import UserError
 from papers.aepo.exact import Gaussian, Quadratic
@@ -13,6 +13,7 @@ from papers.aepo.methods import METHODS
 from papers.aepo.task import Task, source_of, task_of
 
 DIFFUSION_STEPS = 1000
+Noise = Literal["snr", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Setting:
     samples: int = 10_000  # that a bandit's answer is measured on
     episodes: int = 20  # of an evaluation
     w: tuple[float, ...] = (1.0,)  # guidance scales that are evaluated
+    noise: Noise = "snr"  # steps of the diffusion that energies are trained at, see drawn_steps
 
 
 SETTINGS = {
@@ -44,11 +46,13 @@ SETTINGS = {
         *(600_000, 500_000, 1_000_000, 256, 4),
         **{"groups": 256, "support_states": -1, "episodes": 100},
         w=(0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0),
+        noise="uniform",
     ),
     "maze": Setting(
         *(600_000, 500_000, 1_000_000, 256, 4),
         **{"groups": 256, "support": 32, "support_states": -1, "episodes": 100},
         w=(0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0),
+        noise="uniform",
     ),
 }
 
@@ -71,6 +75,7 @@ class Config:
     hidden: int | None = None  # width of the networks, the behaviour's as well
     layers: int | None = None  # hidden layers of E_Theta
     lr: float | None = None  # Adam's
+    noise: Noise | None = None  # steps that energies are trained at: uniform in log SNR, or plainly
     beta: float | None = None  # inverse temperature; default in control: the method's (methods.py)
     w: tuple[float, ...] | None = None  # guidance scales that are evaluated
     solver_steps: int | None = None  # of DPM-Solver++

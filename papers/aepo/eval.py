@@ -151,7 +151,7 @@ def of_control(policy: Policy, candidates: int, add: Callable[..., None]) -> Non
     for i, w in enumerate(scales):
         add("score", scores[:, i], w=w)
         add("return", found[:, i], w=w)
-    if policy.method.acts in ("network", "noisy-q"):
+    if policy.method.acts in ("network", "predicted-q", "noisy-q"):
         of_energy(policy, add)
     elif policy.method.acts == "behaviour":  # what the data themselves return
         own = np.mean([episode.rewards.sum(dtype=float) for episode in source.episodes])

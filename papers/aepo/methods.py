@@ -9,7 +9,7 @@ from common.methods import Method, Methods
 from papers.aepo.method import BETA
 
 Learns = Literal["analytic", "local", "mean", "clean", "contrast", "policy", "clone", "nothing"]
-Acts = Literal["network", "noisy-q", "behaviour", "policy", "exact"]
+Acts = Literal["network", "predicted-q", "noisy-q", "behaviour", "policy", "exact"]
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,9 @@ class Guided(Method):
         learns: what a network is trained on: Eq. 7 with the isotropic ("analytic") or local
             variance or without ("mean"), Q of the clean action, the contrastive loss, the weighted
             regression of a Gaussian policy, the plain one ("clone"), or nothing.
-        acts: what guides: the network, beta Q at the noisy action, nothing; a Gaussian policy acts
-            by itself; "exact" is the known answer.
+        acts: what guides: the network, beta Q at the predicted clean action differentiated through
+            eps_phi, beta Q at the noisy action, nothing; a Gaussian policy acts by itself; "exact"
+            is the known answer.
         critic: whose stage of pretraining: "prior" (implicit Q-learning, or Q itself) or "support".
         keep_norm: see ``method.guided_epsilon``.
         by_norm: the posterior's variance is Eq. 4's in the place of Eq. 5's.
@@ -48,6 +49,7 @@ METHODS = Methods(
     Guided("mse", "Q of the clean action", "baseline", "clean"),
     Guided("cep", "CEP, same critic", "baseline", "contrast"),
     Guided("qgpo", "QGPO, own critic", "baseline", "contrast", critic="support"),
+    Guided("direct", "Q of the predicted action", "baseline", acts="predicted-q"),
     Guided("naive", "Q of the noisy action", "baseline", acts="noisy-q"),
     Guided("iql", "IQL", "baseline", "policy", "policy"),
     Guided("bc", "behaviour", "baseline", acts="behaviour"),

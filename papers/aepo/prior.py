@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from common.errors import UserError
 from common.run import Run
 from common.sac import TwinCritic
 from common.stacked import MLP, randint, randn, seed_generators
-from papers.aepo.config import DIFFUSION_STEPS, Config, PriorConfig, resolve_prior
+from papers.aepo.config import DIFFUSION_STEPS, Config, Noise, PriorConfig, resolve_prior
 from papers.aepo.exact import Quadratic
 from papers.aepo.method import (
     Steps,
@@ -285,6 +286,32 @@ def _between(values: Tensor, steps: Tensor) -> Tensor:
     weight = ((n - steps[left]) / (steps[right] - steps[left])).to(values)
     device = values.device
     return torch.lerp(values[:, left.to(device)], values[:, right.to(device)], weight)
+
+
+# -- steps ---------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _nearest_steps(count: int = 4_096) -> Tensor:
+    """The steps nearest to ``count`` values that are uniform in log(alpha / sigma)."""
+    bar = torch.from_numpy(SCHEDULE.alphas_cumprod)
+    level = torch.log(bar) - torch.log1p(-bar)  # falls
+    wanted = torch.linspace(float(level[0]), float(level[-1]), count, dtype=level.dtype)
+    middles = (level[1:] + level[:-1]) / 2
+    return torch.searchsorted(-middles, -wanted)
+
+
+def drawn_steps(generators: Generators, count: int, noise: Noise) -> Tensor:
+    """Steps of the diffusion, uniform, or in log(alpha / sigma) like the solver's grid. [S, B].
+
+    Control's behaviours are narrow: what to do is decided while sigma is below their deviation, in
+    the first tenth of the steps, but a third of the solver's.
+    """
+    if noise == "uniform":
+        return randint(generators, len(SCHEDULE), count)
+    table = _nearest_steps()
+    index = randint(generators, len(table), count)
+    return table.to(index.device)[index]
 
 
 # -- loading -------------------------------------------------------------------------------------

@@ -30,7 +30,14 @@ from papers.aepo.method import (
 )
 from papers.aepo.methods import METHODS, Learns
 from papers.aepo.pretrain import anneal, descend
-from papers.aepo.prior import SCHEDULE, Generators, Prior, load_prior, prior_folder
+from papers.aepo.prior import (
+    SCHEDULE,
+    Generators,
+    Prior,
+    drawn_steps,
+    load_prior,
+    prior_folder,
+)
 
 LOG_EVERY = 500
 
@@ -96,7 +103,7 @@ def energy(
 ) -> Tensor:
     """Regression of E_Theta on an energy at noisy actions of the data, Eq. 8. [S]."""
     obs, clean = prior.data.sample(generators, setting.batch)
-    n = randint(generators, len(SCHEDULE), setting.batch)
+    n = drawn_steps(generators, setting.batch, setting.noise)
     a = noised(SCHEDULE, clean, randn(generators, *clean.shape[1:]), n)
     if learns == "clean":
         with torch.no_grad():
@@ -193,7 +200,7 @@ def contrastive(
     """
     obs, clean, q = _groups(prior, supports, generators, setting)
     shape = q.shape  # [S, B, M]
-    n = randint(generators, len(SCHEDULE), shape[1]).unsqueeze(2).expand(shape).flatten(1)
+    n = drawn_steps(generators, shape[1], setting.noise).unsqueeze(2).expand(shape).flatten(1)
     noise = randn(generators, shape[1] * shape[2], clean.shape[-1])
     a = noised(SCHEDULE, clean.flatten(1, 2), noise, n)
     states = obs.unsqueeze(2).expand(*shape, obs.shape[-1]).flatten(1, 2)

@@ -50,6 +50,9 @@ class Policy:
         """The intermediate energy that guides. [S, B, d], [S, B, o] -> [S, B]."""
         if self.method.acts == "noisy-q":
             return self.setting.beta * self.prior.critic(obs, a)
+        if self.method.acts == "predicted-q":
+            m = self.prior.mean(a, n, obs)
+            return self.setting.beta * self.prior.critic(obs, self.prior.data.clipped(m))
         return self.net(a, n, obs)
 
     def gradient(self, a: Tensor, n: int, obs: Tensor) -> Tensor:

@@ -188,7 +188,7 @@ def test_tuning_gives_every_rival_as_many_settings() -> None:
     for job in manifest.load("aepo").scale("tuning").jobs:
         if job.module == "train":
             settings.setdefault(job.method, set()).add((job.task, job.args))
-    assert set(settings) == {"aepo", "no-variance", "mse", "cep", "naive", "iql"}
+    assert set(settings) == {"aepo", "no-variance", "mse", "cep", "direct", "naive", "iql"}
     assert len({frozenset(found) for found in settings.values()}) == 1
 
 

@@ -150,7 +150,7 @@ def surpasses(tasks: tuple[str, ...], rivals: tuple[str, ...]) -> Judge:
             METHODS.label(rival): by_interval(gained(rows, method, rival, tasks))
             for rival in rivals
         }
-        return all_of(parts, beside(rows, method, ("no-variance", "bc-mean"), tasks))
+        return all_of(parts, beside(rows, method, ("no-variance", "direct", "bc-mean"), tasks))
 
     return judge
 

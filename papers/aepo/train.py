@@ -101,16 +101,21 @@ def temperatures(learns: Learns, w: tuple[float, ...]) -> tuple[float, ...]:
 def energy(
     learns: Learns, net: nn.Module, prior: Prior, generators: Generators, setting: Setting
 ) -> Tensor:
-    """Regression of E_Theta on an energy at noisy actions of the data, Eq. 8. [S]."""
-    obs, clean = prior.data.sample(generators, setting.batch)
-    n = drawn_steps(generators, setting.batch, setting.noise)
+    """Regression of E_Theta on an energy at noisy actions of the data, Eq. 8. [S].
+
+    The target of the clean action is one number however it is noised: it has one draw each.
+    """
+    draws = 1 if learns == "clean" else setting.draws
+    obs, clean = prior.data.sample(generators, setting.batch // draws)
+    n = drawn_steps(generators, setting.batch // draws, setting.noise)
+    obs, clean, n = (x.repeat_interleave(draws, 1) for x in (obs, clean, n))
     a = noised(SCHEDULE, clean, randn(generators, *clean.shape[1:]), n)
     if learns == "clean":
         with torch.no_grad():
             target = clean_target(prior.critic(obs, clean), setting.beta)
     else:
         target = analytic(learns, prior, obs, a, n, setting.beta)
-    return energy_loss(net(a, n, obs), target)
+    return energy_loss(net(a, n, obs), target, draws)
 
 
 @torch.no_grad()

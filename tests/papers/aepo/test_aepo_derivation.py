@@ -225,6 +225,18 @@ def test_step_8_what_depends_on_the_state_alone_is_free() -> None:
     torch.testing.assert_close(found[0], found[1])
 
 
+def test_step_8_several_draws_of_a_state_forget_what_it_adds() -> None:
+    drawn = torch.Generator().manual_seed(5)
+    target, predicted = torch.randn(2, 1, 1_000, 4, dtype=torch.float64, generator=drawn)
+    state = torch.randn(1, 1_000, 1, dtype=torch.float64, generator=drawn)
+    found, moved = (
+        energy_loss((predicted + c * state).flatten(1), target.flatten(1), 4) for c in (0.0, 9.0)
+    )
+    torch.testing.assert_close(found, moved)
+    plain = energy_loss(predicted.flatten(1), target.flatten(1))
+    torch.testing.assert_close(found, plain, rtol=0.05, atol=0)  # no state: the same expectation
+
+
 def test_step_8_the_best_function_is_the_conditional_mean_of_the_target() -> None:
     """Eq. 7 is a function of the noisy action: nothing is averaged away. beta Q(a_0) is not."""
     table = torch.zeros(1, 3, dtype=torch.float64, requires_grad=True)

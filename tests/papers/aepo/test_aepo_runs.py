@@ -178,6 +178,7 @@ def test_bad_configurations_end_in_one_line(tmp_path: Path) -> None:
         ({"beta": 0.0}, "above 0"),
         ({"task": "convex", "beta": 2.0}, "smaller --beta"),
         ({"batch": 0}, "1 or more"),
+        ({"task": CONTROL, "batch": 6}, "no multiple of --draws 4"),
     ):
         with pytest.raises(UserError, match=words):
             resolve(Config(**changes))  # type: ignore[arg-type]

@@ -1,8 +1,9 @@
 """What the analytic energy is compared with: other energies, and a policy without diffusion.
 
-Reconstruction guidance is ``method.energy_target`` without its spread; guidance by beta Q at the
-noisy action is ``method.energy_gradient`` of beta Q itself; implicit Q-learning's policy is in
-``common.control.iql``.
+Reconstruction guidance is ``method.energy_target`` without its spread, learned by a network or
+differentiated through eps_phi as in diffusion posterior sampling (Chung et al. 2023); guidance by
+beta Q at the noisy action is ``method.energy_gradient`` of beta Q itself; implicit Q-learning's
+policy is in ``common.control.iql``.
 """
 
 from __future__ import annotations

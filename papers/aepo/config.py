@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from common.errors import UserError
 from papers.aepo.exact import Gaussian, Quadratic
@@ -13,6 +13,7 @@ from papers.aepo.methods import METHODS
 from papers.aepo.task import Task, source_of, task_of
 
 DIFFUSION_STEPS = 1000
+Noise = Literal["snr", "uniform"]
 
 
 @dataclass(frozen=True)
@@ -28,27 +29,36 @@ class Setting:
     groups: int = 64  # states of an update of the contrastive loss
     support: int = 16  # actions of the behaviour per state
     support_states: int = 8_192  # states that have support actions; -1: all
-    lr: float = 3e-4  # Adam's
+    lr: float = 3e-4  # Adam's, of guidance and policies
+    prior_lr: float = 3e-4  # Adam's, of behaviour and critic
     beta: float = BETA
     solver_steps: int = 15
     samples: int = 10_000  # that a bandit's answer is measured on
     episodes: int = 20  # of an evaluation
     w: tuple[float, ...] = (1.0,)  # guidance scales that are evaluated
+    draws: int = 1  # noisy actions of a state and step in the regression on Eq. 7
+    noise: Noise = "snr"  # steps of the diffusion that energies are trained at, see drawn_steps
 
 
 SETTINGS = {
-    "gaussian": Setting(4_000, 1, 2_000, 64, 3, lr=3e-3, beta=1.0, solver_steps=40),
-    "set": Setting(4_000, 2_000, 2_000, 64, 3, lr=3e-3, solver_steps=40, samples=1_000),
-    "control": Setting(5_000, 5_000, 3_000, 128, 3, w=(0.5, 1.0, 2.0, 4.0)),
+    "gaussian": Setting(
+        *(4_000, 1, 2_000, 64, 3), lr=3e-3, prior_lr=3e-3, beta=1.0, solver_steps=40
+    ),
+    "set": Setting(
+        *(4_000, 2_000, 2_000, 64, 3), lr=3e-3, prior_lr=3e-3, solver_steps=40, samples=1_000
+    ),
+    "control": Setting(5_000, 5_000, 3_000, 128, 3, lr=3e-3, draws=4, w=(0.5, 1.0, 2.0, 4.0)),
     "d4rl": Setting(
         *(600_000, 500_000, 1_000_000, 256, 4),
         **{"groups": 256, "support_states": -1, "episodes": 100},
-        w=(0.0, 1.0, 2.0, 3.0, 5.0, 8.0, 10.0),
+        w=(0.5, 1.0, 2.0, 3.0, 4.0, 5.0, 8.0, 10.0),
+        noise="uniform",
     ),
     "maze": Setting(
         *(600_000, 500_000, 1_000_000, 256, 4),
         **{"groups": 256, "support": 32, "support_states": -1, "episodes": 100},
-        w=(1.0, 1.5, 2.0, 2.5, 3.0, 4.0),
+        w=(0.5, 1.0, 1.5, 2.0, 2.5, 3.0, 4.0),
+        noise="uniform",
     ),
 }
 
@@ -71,7 +81,9 @@ class Config:
     hidden: int | None = None  # width of the networks, the behaviour's as well
     layers: int | None = None  # hidden layers of E_Theta
     lr: float | None = None  # Adam's
-    beta: float | None = None  # inverse temperature
+    draws: int | None = None  # noisy actions of a state and step in the regression on Eq. 7
+    noise: Noise | None = None  # steps that energies are trained at: uniform in log SNR, or plainly
+    beta: float | None = None  # inverse temperature; default in control: the method's (methods.py)
     w: tuple[float, ...] | None = None  # guidance scales that are evaluated
     solver_steps: int | None = None  # of DPM-Solver++
     samples: int | None = None  # that a bandit's answer is measured on
@@ -124,6 +136,10 @@ def resolve(cfg: Config) -> tuple[Task, Setting]:
     if not task.bandit and method.acts == "exact":
         raise UserError(f"the exact energy of {cfg.task} is not known")
     setting = _with(SETTINGS[task.kind], cfg)
+    if setting.draws < 1 or setting.batch % setting.draws:
+        raise UserError(f"--batch {setting.batch} is no multiple of --draws {setting.draws}")
+    if not task.bandit and cfg.beta is None:
+        setting = replace(setting, beta=method.beta)
     if task.kind == "gaussian":
         try:
             Gaussian().target(Quadratic(curvature=task.curvature), setting.beta)
@@ -143,4 +159,5 @@ def resolve_prior(cfg: PriorConfig) -> tuple[Task, Setting]:
         raise UserError(f"unknown critic '{cfg.critic}'; choose iql or support")
     if task.bandit and cfg.critic != "iql":
         raise UserError(f"{cfg.task} has no rewards to learn a critic from; leave out --critic")
-    return task, _with(SETTINGS[task.kind], cfg)
+    setting = SETTINGS[task.kind]
+    return task, _with(replace(setting, lr=setting.prior_lr), cfg)

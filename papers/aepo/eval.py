@@ -13,11 +13,11 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from common.cli import run_cli
-from common.control.diffusion import noised
 from common.control.scores import normalized
 from common.run import Run
 from common.stacked import randn, seed_generators
 from common.torch_utils import setup
+from papers.aepo.accuracy import finite, gradient_errors, known_energy, nonlinearity
 from papers.aepo.config import Config, resolve
 from papers.aepo.exact import FiniteData, Gaussian, Quadratic
 from papers.aepo.method import energy_gradient, sample
@@ -28,8 +28,6 @@ from papers.aepo.task import offline
 from papers.aepo.train import network_rows
 from papers.aepo.trained import Policy, load_policy
 
-LOOKED_AT = (50, 100, 200, 400, 600, 800)  # steps of the diffusion
-POINTS = 200  # noisy actions at each of them
 FAR = 1e3  # where samples that diverge are counted to be
 EXACT_STEPS = 150  # of the solver, with networks that are known
 KINDS = {"aepo": "analytic", "no-variance": "mean", "naive": "naive", "exact": "exact"}
@@ -70,39 +68,6 @@ def empirical_w2(one: Tensor, other: Tensor) -> float:
 Gradient = Callable[[Tensor, int], Tensor]
 
 
-def exact_gradient(policy: Policy) -> Gradient:
-    """The gradient of the intermediate energy that is known."""
-    prior, beta = policy.prior, policy.setting.beta
-    if prior.task.kind == "gaussian":
-        energy = Gaussian().energy(SCHEDULE, Quadratic(curvature=prior.task.curvature), beta)
-        return lambda a, n: energy_gradient(lambda x: energy(x, n), a)
-    data = finite(policy)
-    return lambda a, n: energy_gradient(lambda x: data.energy(SCHEDULE, x, n, beta), a)
-
-
-def finite(policy: Policy) -> FiniteData:
-    """A set's data with Q at them, as the truth."""
-    action = policy.prior.data.action
-    with torch.no_grad():
-        return FiniteData(action, policy.prior.critic(action[..., :0], action))
-
-
-def gradient_errors(policy: Policy) -> dict[str, np.ndarray]:
-    """Of grad E at noisy actions of the data: relative RMSE and cosine, means over steps. [S]."""
-    prior, exact = policy.prior, exact_gradient(policy)
-    generators = seed_generators(policy.seeds, 9, prior.data.action.device)
-    errors, cosines = [], []
-    for n in LOOKED_AT:
-        _, clean = prior.data.sample(generators, POINTS)
-        a = noised(SCHEDULE, clean, randn(generators, *clean.shape[1:]), n)
-        truth, found = exact(a, n), policy.gradient(a, n, a[..., :0])
-        square = (found - truth).square().sum(-1).mean(1) / truth.square().sum(-1).mean(1)
-        errors.append(square.sqrt())
-        cosines.append(torch.cosine_similarity(found, truth, -1).mean(1))
-    pairs = {"gradient_error": errors, "gradient_cosine": cosines}
-    return {name: torch.stack(x).mean(0).cpu().numpy() for name, x in pairs.items()}
-
-
 def sampled(policy: Policy, gradient: Gradient | None) -> Tensor:
     """Samples of a bandit's policy; the noise is the same for all methods. [S, B, 2]."""
     prior, setting = policy.prior, policy.setting
@@ -137,11 +102,11 @@ def of_bandit(policy: Policy, add: Callable[..., None]) -> None:
     drawing = seed_generators(policy.seeds, 12)
     gradient: Gradient | None = None
     if name == "exact":
-        gradient = exact_gradient(policy)
+        energy = known_energy(policy)
+        gradient = lambda a, n: energy_gradient(lambda x: energy(x, n), a)  # noqa: E731
     elif name != "behaviour":
         gradient = lambda a, n: policy.gradient(a, n, a[..., :0])  # noqa: E731
-        for metric, values in gradient_errors(policy).items():
-            add(metric, values)
+        of_energy(policy, add)
     if prior.task.kind == "gaussian":
         q = Quadratic(curvature=prior.task.curvature)
         target = Gaussian().target(q, beta)
@@ -155,6 +120,15 @@ def of_bandit(policy: Policy, add: Callable[..., None]) -> None:
     drawn = data.reweighted(drawing, beta, count)  # exact samples again: the floor of W2
     own = drawn if name == "exact" else sampled(policy, gradient).cpu()
     add("w2", [empirical_w2(x, y) for x, y in zip(own, truth, strict=True)])
+
+
+def of_energy(policy: Policy, add: Callable[..., None]) -> None:
+    """Rows of the energy that guides: its errors, and how far its assumption holds."""
+    for metric, values in gradient_errors(policy).items():
+        add(metric, values)
+    if policy.method.name == "aepo":
+        for metric, values in nonlinearity(policy).items():
+            add(metric, values)
 
 
 # -- control -----------------------------------------------------------------------------------
@@ -177,6 +151,11 @@ def of_control(policy: Policy, candidates: int, add: Callable[..., None]) -> Non
     for i, w in enumerate(scales):
         add("score", scores[:, i], w=w)
         add("return", found[:, i], w=w)
+    if policy.method.acts in ("network", "predicted-q", "noisy-q"):
+        of_energy(policy, add)
+    elif policy.method.acts == "behaviour":  # what the data themselves return
+        own = np.mean([episode.rewards.sum(dtype=float) for episode in source.episodes])
+        add("data_score", [float(normalized(own, source.low, source.high))] * S)
 
 
 # -- rows --------------------------------------------------------------------------------------

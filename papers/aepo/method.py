@@ -131,9 +131,19 @@ class EnergyNetwork(nn.Module):
         return self.net(torch.cat((a, sinusoids(steps, TIME_FEATURES), obs), -1)).squeeze(-1)
 
 
-def energy_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Mean of (E_Theta - target)^2, Eq. 8. [S, B] each -> [S]."""
-    return (predicted - target.detach()).square().mean(-1)
+def energy_loss(predicted: Tensor, target: Tensor, draws: int = 1) -> Tensor:
+    """Mean of (E_Theta - target)^2, Eq. 8. [S, B] each -> [S].
+
+    Args:
+        predicted: E_Theta. [S, B]
+        target: Eq. 7. [S, B]
+        draws: noisy actions in a row that share state and step. With several only their deviations
+            from the mean count: what depends on state and step alone guides nothing.
+    """
+    error = (predicted - target.detach()).unflatten(-1, (-1, draws))
+    if draws > 1:
+        error = (error - error.mean(-1, keepdim=True)) * (draws / (draws - 1)) ** 0.5
+    return error.square().mean((-1, -2))
 
 
 # -- 3. guided sampling ----------------------------------------------------------------------------

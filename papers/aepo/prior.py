@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from common.errors import UserError
 from common.run import Run
 from common.sac import TwinCritic
 from common.stacked import MLP, randint, randn, seed_generators
-from papers.aepo.config import DIFFUSION_STEPS, Config, PriorConfig, resolve_prior
+from papers.aepo.config import DIFFUSION_STEPS, Config, Noise, PriorConfig, resolve_prior
 from papers.aepo.exact import Quadratic
 from papers.aepo.method import (
     Steps,
@@ -162,7 +163,7 @@ class Prior:
         task: what they are of.
         data: that they were trained on.
         behaviour, critic: networks; Q(s, a) = critic(s, a), less what depends on s alone.
-        variance: v_n of every step (Eq. 5). [S, N]
+        variance: v_n of every step (Eq. 5, or Eq. 4). [S, N]
         standardizer: of observations; None for bandits.
     """
 
@@ -190,6 +191,23 @@ class Prior:
         for part in obs.split(max(1, at_once // len(obs)), 1):
             noise = randn(generators, part.shape[1], self.data.action.shape[-1])
             found.append(self._sampled(part, noise, steps))
+        return torch.cat(found, 1)
+
+    @torch.no_grad()
+    def values(self, obs: Tensor, action: Tensor, at_once: int = AT_ONCE) -> Tensor:
+        """Q of M actions in every state. [S or 1, P, o], [S, P, M, d] -> [S, P, M].
+
+        Args:
+            obs: states.
+            action: their actions.
+            at_once: rows of a call of the critic: all pairs of published data do not fit a GPU.
+        """
+        M = action.shape[2]
+        each = max(1, at_once // (M * len(action)))
+        found = []
+        for states, actions in zip(obs.split(each, 1), action.split(each, 1), strict=True):
+            rows = states.expand(len(actions), -1, -1).repeat_interleave(M, 1)
+            found.append(self.critic(rows, actions.flatten(1, 2)).unflatten(1, (-1, M)))
         return torch.cat(found, 1)
 
     def _sampled(self, obs: Tensor, noise: Tensor, steps: int) -> Tensor:
@@ -270,6 +288,32 @@ def _between(values: Tensor, steps: Tensor) -> Tensor:
     return torch.lerp(values[:, left.to(device)], values[:, right.to(device)], weight)
 
 
+# -- steps ---------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=1)
+def _nearest_steps(count: int = 4_096) -> Tensor:
+    """The steps nearest to ``count`` values that are uniform in log(alpha / sigma)."""
+    bar = torch.from_numpy(SCHEDULE.alphas_cumprod)
+    level = torch.log(bar) - torch.log1p(-bar)  # falls
+    wanted = torch.linspace(float(level[0]), float(level[-1]), count, dtype=level.dtype)
+    middles = (level[1:] + level[:-1]) / 2
+    return torch.searchsorted(-middles, -wanted)
+
+
+def drawn_steps(generators: Generators, count: int, noise: Noise) -> Tensor:
+    """Steps of the diffusion, uniform, or in log(alpha / sigma) like the solver's grid. [S, B].
+
+    Control's behaviours are narrow: what to do is decided while sigma is below their deviation, in
+    the first tenth of the steps, but a third of the solver's.
+    """
+    if noise == "uniform":
+        return randint(generators, len(SCHEDULE), count)
+    table = _nearest_steps()
+    index = randint(generators, len(table), count)
+    return table.to(index.device)[index]
+
+
 # -- loading -------------------------------------------------------------------------------------
 
 
@@ -303,8 +347,14 @@ def prior_folder(cfg: Config, task: Task, stage: str) -> Path:
     )
 
 
-def load_prior(folder: Path, task: Task, seeds: tuple[int, ...], device: torch.device) -> Prior:
-    """Behaviour and critic of a finished run of pretraining.
+def load_prior(
+    folder: Path,
+    task: Task,
+    seeds: tuple[int, ...],
+    device: torch.device,
+    by_norm: bool = False,
+) -> Prior:
+    """Behaviour and critic of a finished run of pretraining; ``by_norm``: v_n is Eq. 4's.
 
     Raises:
         UserError: if it is not there, not finished, or of another source or other seeds.
@@ -326,4 +376,5 @@ def load_prior(folder: Path, task: Task, seeds: tuple[int, ...], device: torch.d
     critic.load_state_dict(final["critic"] if task.kind != "gaussian" else {})
     for net in (behaviour, critic):
         net.to(device).requires_grad_(False)
-    return Prior(task, data, behaviour, critic, final["variance"].to(device), standardizer)
+    variance = final["variance_by_norm" if by_norm else "variance"].to(device)
+    return Prior(task, data, behaviour, critic, variance, standardizer)

@@ -30,7 +30,14 @@ from papers.aepo.method import (
 )
 from papers.aepo.methods import METHODS, Learns
 from papers.aepo.pretrain import anneal, descend
-from papers.aepo.prior import SCHEDULE, Generators, Prior, load_prior, prior_folder
+from papers.aepo.prior import (
+    SCHEDULE,
+    Generators,
+    Prior,
+    drawn_steps,
+    load_prior,
+    prior_folder,
+)
 
 LOG_EVERY = 500
 
@@ -43,7 +50,8 @@ def train(cfg: Config) -> None:
     if run.finished:
         return
     device = setup(cfg.device, 0)
-    prior = load_prior(prior_folder(cfg, task, method.critic), task, cfg.seed, device)
+    folder = prior_folder(cfg, task, method.critic)
+    prior = load_prior(folder, task, cfg.seed, device, method.by_norm)
     net = make_network(method.learns, prior, cfg.seed, setting).to(device)
     optimizer = adam([{"params": list(net.parameters())}], lr=setting.lr)
     drawing = seed_generators(cfg.seed, 3, device)
@@ -61,7 +69,7 @@ def train(cfg: Config) -> None:
         if supports is not None:
             loss = contrastive(net, prior, supports, drawing, setting)
         elif isinstance(net, GaussianPolicy):
-            loss = regression(net, prior, drawing, setting)
+            loss = regression(net, prior, drawing, setting, temperatures(method.learns, setting.w))
         else:
             loss = energy(method.learns, net, prior, drawing, setting)
         descend(loss, optimizer)
@@ -75,16 +83,16 @@ def make_network(
 ) -> EnergyNetwork | GaussianPolicy:
     """E_Theta, or a Gaussian policy for each seed and temperature (stacked, seed by seed)."""
     obs_dim, action_dim = prior.data.obs.shape[-1], prior.data.action.shape[-1]
-    if learns == "policy":
-        several = [g for g in seed_generators(seeds, 6) for _ in positive(setting.w)]
+    if learns in ("policy", "clone"):
+        several = [g for g in seed_generators(seeds, 6) for _ in temperatures(learns, setting.w)]
         return GaussianPolicy(several, obs_dim, action_dim, (setting.hidden, setting.hidden))
     generators = seed_generators(seeds, 6)
     return EnergyNetwork(generators, obs_dim, action_dim, (setting.hidden,) * setting.layers)
 
 
-def positive(w: tuple[float, ...]) -> tuple[float, ...]:
-    """The guidance scales that are temperatures of a policy as well: those above 0."""
-    return tuple(x for x in w if x > 0)
+def temperatures(learns: Learns, w: tuple[float, ...]) -> tuple[float, ...]:
+    """Of Gaussian policies, in units of beta: the guidance scales above 0; 0 of a clone's."""
+    return tuple(x for x in w if x > 0) if learns == "policy" else (0.0,)
 
 
 # -- losses ------------------------------------------------------------------------------------
@@ -93,16 +101,21 @@ def positive(w: tuple[float, ...]) -> tuple[float, ...]:
 def energy(
     learns: Learns, net: nn.Module, prior: Prior, generators: Generators, setting: Setting
 ) -> Tensor:
-    """Regression of E_Theta on an energy at noisy actions of the data, Eq. 8. [S]."""
-    obs, clean = prior.data.sample(generators, setting.batch)
-    n = randint(generators, len(SCHEDULE), setting.batch)
+    """Regression of E_Theta on an energy at noisy actions of the data, Eq. 8. [S].
+
+    The target of the clean action is one number however it is noised: it has one draw each.
+    """
+    draws = 1 if learns == "clean" else setting.draws
+    obs, clean = prior.data.sample(generators, setting.batch // draws)
+    n = drawn_steps(generators, setting.batch // draws, setting.noise)
+    obs, clean, n = (x.repeat_interleave(draws, 1) for x in (obs, clean, n))
     a = noised(SCHEDULE, clean, randn(generators, *clean.shape[1:]), n)
     if learns == "clean":
         with torch.no_grad():
             target = clean_target(prior.critic(obs, clean), setting.beta)
     else:
         target = analytic(learns, prior, obs, a, n, setting.beta)
-    return energy_loss(net(a, n, obs), target)
+    return energy_loss(net(a, n, obs), target, draws)
 
 
 @torch.no_grad()
@@ -128,16 +141,19 @@ def analytic(
 
 
 def regression(
-    net: GaussianPolicy, prior: Prior, generators: Generators, setting: Setting
+    net: GaussianPolicy,
+    prior: Prior,
+    generators: Generators,
+    setting: Setting,
+    factors: tuple[float, ...],
 ) -> Tensor:
-    """Advantage-weighted regression at temperatures beta w, one policy each. [S W]."""
+    """Advantage-weighted regression at temperatures beta w, w in ``factors``. [S W]."""
     obs, action = prior.data.sample(generators, setting.batch)
     with torch.no_grad():
         advantage = prior.critic(obs, action)
-    temperatures = positive(setting.w)
-    many = len(temperatures)
+    many = len(factors)
     scaled = advantage.repeat_interleave(many, 0) * torch.tensor(
-        temperatures * len(advantage), device=advantage.device
+        factors * len(advantage), device=advantage.device
     ).unsqueeze(1)
     weights = advantage_weights(scaled.unsqueeze(1), torch.zeros_like(scaled), setting.beta)
     repeated = (obs.repeat_interleave(many, 0), action.repeat_interleave(many, 0))
@@ -177,10 +193,7 @@ def make_supports(prior: Prior, setting: Setting, generators: Generators) -> Sup
         repeated = obs.repeat_interleave(several, 1)
         action = prior.drawn(repeated, generators, setting.solver_steps)
         action = action.unflatten(1, (wanted, several))
-    states = obs.unsqueeze(2).expand(*action.shape[:3], obs.shape[-1])
-    with torch.no_grad():
-        q = prior.critic(states.flatten(1, 2), action.flatten(1, 2))
-    return Supports(obs, action, q.unflatten(1, action.shape[1:3]))
+    return Supports(obs, action, prior.values(obs, action))
 
 
 def contrastive(
@@ -192,7 +205,7 @@ def contrastive(
     """
     obs, clean, q = _groups(prior, supports, generators, setting)
     shape = q.shape  # [S, B, M]
-    n = randint(generators, len(SCHEDULE), shape[1]).unsqueeze(2).expand(shape).flatten(1)
+    n = drawn_steps(generators, shape[1], setting.noise).unsqueeze(2).expand(shape).flatten(1)
     noise = randn(generators, shape[1] * shape[2], clean.shape[-1])
     a = noised(SCHEDULE, clean.flatten(1, 2), noise, n)
     states = obs.unsqueeze(2).expand(*shape, obs.shape[-1]).flatten(1, 2)
@@ -215,7 +228,15 @@ def _groups(
 
 def network_rows(learns: Learns, prior: Prior, setting: Setting) -> int:
     """Rows that went through networks (behaviour, critic, E_Theta) to train the guidance."""
-    per_step = {"analytic": 3, "local": 4, "mean": 3, "clean": 2, "policy": 2, "nothing": 0}
+    per_step = {
+        "analytic": 3,
+        "local": 4,
+        "mean": 3,
+        "clean": 2,
+        "policy": 2,
+        "clone": 1,
+        "nothing": 0,
+    }
     if learns != "contrast":
         return per_step[learns] * setting.batch * setting.steps
     made = 0

@@ -19,7 +19,7 @@ from papers.aepo.config import Config, Setting, resolve
 from papers.aepo.method import energy_gradient, sample
 from papers.aepo.methods import METHODS
 from papers.aepo.prior import SCHEDULE, Generators, Prior, load_prior, prior_folder
-from papers.aepo.train import make_network, positive
+from papers.aepo.train import make_network, temperatures
 
 
 class Policy:
@@ -41,7 +41,8 @@ class Policy:
         self.prior, self.net = prior, net
         self.scales = setting.w
         if self.method.acts == "policy":
-            self.scales = positive(setting.w)
+            factors = temperatures(self.method.learns, setting.w)
+            self.scales = factors if self.method.learns == "policy" else (1.0,)
         elif self.method.acts == "behaviour":
             self.scales = (1.0,)  # the same at all of them
 
@@ -49,6 +50,9 @@ class Policy:
         """The intermediate energy that guides. [S, B, d], [S, B, o] -> [S, B]."""
         if self.method.acts == "noisy-q":
             return self.setting.beta * self.prior.critic(obs, a)
+        if self.method.acts == "predicted-q":
+            m = self.prior.mean(a, n, obs)
+            return self.setting.beta * self.prior.critic(obs, self.prior.data.clipped(m))
         return self.net(a, n, obs)
 
     def gradient(self, a: Tensor, n: int, obs: Tensor) -> Tensor:
@@ -136,7 +140,7 @@ def load_policy(run: Run, device: torch.device) -> Policy:
     task, setting = resolve(config)
     method = METHODS[config.method]
     folder = prior_folder(config, task, method.critic)
-    prior = load_prior(folder, task, config.seed, device)
+    prior = load_prior(folder, task, config.seed, device, method.by_norm)
     net = make_network(method.learns, prior, config.seed, setting)
     net.load_state_dict(run.final()["net"])
     return Policy(config, setting, prior, net.to(device).requires_grad_(False))

@@ -34,7 +34,8 @@ def small(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(task, "POINTS", 96)
     monkeypatch.setattr("papers.aepo.prior.GRID", 6)
     monkeypatch.setattr("papers.aepo.prior.DRAWS", 16)
-    monkeypatch.setattr("papers.aepo.eval.POINTS", 8)
+    for name, few in (("POINTS", 8), ("STATES", 3), ("DRAWN", 6), ("ASKED", 2)):
+        monkeypatch.setattr(f"papers.aepo.accuracy.{name}", few)
     monkeypatch.setattr("papers.aepo.eval.EXACT_STEPS", 4)
 
     def make(environment: str) -> Point:

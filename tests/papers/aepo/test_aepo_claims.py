@@ -17,6 +17,7 @@ from papers.aepo import claims, report
 from papers.aepo.claims import BETA, KAPPA_HALF, SCORED, SHAPES
 from papers.aepo.methods import METHODS
 from papers.aepo.task import D4RL
+from papers.aepo.task import SETS as ALL_SETS
 from tests.papers import kit
 from tools import manifest
 
@@ -154,11 +155,41 @@ def test_the_tuned_scale_is_the_one_that_is_judged(monkeypatch: pytest.MonkeyPat
 
     rows = Rows(pd.concat([frame, other], ignore_index=True))
     assert kit.judged("aepo", rows)["ae.surpasses"]["verdict"] == REPRODUCED
-    object.__setattr__(METHODS["aepo"], "w", 2.0)
-    try:
-        assert kit.judged("aepo", rows)["ae.surpasses"]["verdict"] != REPRODUCED
-    finally:
-        object.__setattr__(METHODS["aepo"], "w", 1.0)
+    monkeypatch.setitem(vars(METHODS["aepo"]), "w", 2.0)
+    assert kit.judged("aepo", rows)["ae.surpasses"]["verdict"] != REPRODUCED
+
+
+def test_tables_and_figures_show_the_tuned_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    import pandas as pd
+
+    frame = world().frame
+    scored = (frame.method == "aepo") & (frame.metric == "score")
+    others = [frame[scored].assign(w=2.0, value=33.0), frame[scored].assign(beta=0.5, value=44.0)]
+    rows = Rows(pd.concat([frame, *others], ignore_index=True))
+    for beta, w, shown in ((BETA, 1.0, "80"), (BETA, 2.0, "33"), (0.5, 1.0, "44")):
+        monkeypatch.setitem(vars(METHODS["aepo"]), "w", w)
+        monkeypatch.setitem(vars(METHODS["aepo"]), "beta", beta)
+        line = next(line for line in report.main_table(rows).rows if line[0] == "AEPO")
+        assert line[1].strip("*").startswith((shown, "79.9"))
+        panel = report.figures(rows, [])["aepo"].figure.axes[0]
+        assert abs(panel.lines[1].get_xdata()[0] - float(shown)) < 1
+
+
+def test_every_method_set_and_critic_is_run_at_some_scale() -> None:
+    paper = manifest.load("aepo")
+    jobs = [job for scale in ("default", "study") for job in paper.scale(scale).jobs]
+    assert {job.method for job in jobs} >= set(METHODS)
+    assert {job.task for job in jobs} >= {*ALL_SETS, *SHAPES, *SCORED}
+    assert any("support" in job.command and job.module == "pretrain" for job in jobs)
+
+
+def test_tuning_gives_every_rival_as_many_settings() -> None:
+    settings: dict[str, set[Any]] = {}
+    for job in manifest.load("aepo").scale("tuning").jobs:
+        if job.module == "train":
+            settings.setdefault(job.method, set()).add((job.task, job.args))
+    assert set(settings) == {"aepo", "no-variance", "mse", "cep", "direct", "naive", "iql"}
+    assert len({frozenset(found) for found in settings.values()}) == 1
 
 
 def test_best_of_several_and_other_supports_are_not_the_claims() -> None:
@@ -195,11 +226,22 @@ def test_statements_are_short(claim: Any) -> None:
 # -- scales ---------------------------------------------------------------------------------------
 
 FEW = ("halfcheetah-medium-d4rl", "pen-human-d4rl", "antmaze-umaze-d4rl")
+TWINS = ("swissroll", "rings", "checkerboard", "moons", "convex", "halfcheetah-replay")
+
+
+def same_code(job: Any) -> bool:
+    """Whether a job differs by its data alone from one that is run: time is short."""
+    if job.scale == "paper":
+        return job.task not in FEW or (job.task == FEW[1] and job.method in ("cep", "iql"))
+    if job.scale == "default":
+        halved = job.task.startswith("halfcheetah") and job.method in ("mse", "direct", "bc-mean")
+        return halved or (job.task == "swissroll" and job.method in ("mse", "direct", "naive"))
+    return job.task in TWINS
 
 
 def tiny(job: Any) -> Sequence[str] | None:
-    """Flags that make a job small. At scale paper the 24 data sets are one code: three are run."""
-    if job.scale == "paper" and job.task not in FEW:
+    """Flags that make a job small; None where another job is the same code."""
+    if same_code(job):
         return None
     flags = ["--hidden", "8", "--batch", "8", "--solver-steps", "3"]
     if job.module == "pretrain":

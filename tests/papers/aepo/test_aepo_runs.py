@@ -14,22 +14,38 @@ import torch
 from torch import Tensor
 
 import papers.aepo as aepo
-from common.control.diffusion import noised
+from common.control.diffusion import noised, uniform_in_snr
 from common.control.scores import normalized
 from common.errors import UserError
 from common.rows import Rows
 from common.run import Run
-from common.stacked import adam, randn, seed_generators
+from common.stacked import adam, randint, randn, seed_generators
 from papers.aepo import eval as evaluation
 from papers.aepo import pretrain, train
-from papers.aepo.config import Config, PriorConfig, resolve
+from papers.aepo.accuracy import correlation, gradient_errors, nonlinearity, sight
+from papers.aepo.config import SETTINGS, Config, PriorConfig, resolve
 from papers.aepo.eval import EvalConfig, empirical_w2, evaluate, gaussian_w2
-from papers.aepo.exact import Gaussian, Quadratic
+from papers.aepo.exact import FiniteData, Gaussian, Quadratic
 from papers.aepo.methods import METHODS
-from papers.aepo.prior import SCHEDULE, Behaviour, Data, load_data, load_prior, variance_table
+from papers.aepo.prior import (
+    SCHEDULE,
+    Behaviour,
+    Data,
+    drawn_steps,
+    load_data,
+    load_prior,
+    variance_table,
+)
 from papers.aepo.rollouts import FIRST_SEED, returns
 from papers.aepo.task import SETS, TASKS, Offline, bandit_data, task_of
-from papers.aepo.train import analytic, contrastive, energy, make_network, make_supports
+from papers.aepo.train import (
+    analytic,
+    contrastive,
+    energy,
+    make_network,
+    make_supports,
+    temperatures,
+)
 from papers.aepo.trained import load_policy
 from tests.fake_cuda import fake_cuda, same_on_both
 from tests.papers import kit
@@ -162,6 +178,7 @@ def test_bad_configurations_end_in_one_line(tmp_path: Path) -> None:
         ({"beta": 0.0}, "above 0"),
         ({"task": "convex", "beta": 2.0}, "smaller --beta"),
         ({"batch": 0}, "1 or more"),
+        ({"task": CONTROL, "batch": 6}, "no multiple of --draws 4"),
     ):
         with pytest.raises(UserError, match=words):
             resolve(Config(**changes))  # type: ignore[arg-type]
@@ -329,6 +346,144 @@ def test_regressions_differ_in_their_target_alone(tmp_path: Path) -> None:
     assert len({round(float(x[0].detach()), 6) for x in losses.values()}) == 4
 
 
+def test_a_clone_is_weighted_by_nothing_and_has_one_temperature(
+    small: None, tmp_path: Path
+) -> None:
+    """It tells what acting by the mean gains from what Q adds to it."""
+    prior = load_prior(prior_of(tmp_path, CONTROL), task_of(CONTROL), (0, 1), CPU)
+    _, setting = resolve(config(tmp_path, "bc-mean", CONTROL))
+    net = make_network("clone", prior, (0, 1), setting)
+    drawn = seed_generators((0, 1), 3)
+    factors = temperatures("clone", setting.w)
+    found = train.regression(net, prior, drawn, setting, factors)  # type: ignore[arg-type]
+    obs, action = prior.data.sample(seed_generators((0, 1), 3), setting.batch)
+    torch.testing.assert_close(found, -net.log_prob(obs, action).mean(1))  # type: ignore[operator]
+    assert found.shape == (2,) and temperatures("policy", (0.0, 2.0)) == (2.0,)
+
+
+def test_the_value_of_actions_does_not_depend_on_how_many_are_asked_at_once(
+    small: None, tmp_path: Path
+) -> None:
+    """All support actions of published data in one call would not fit a GPU."""
+    prior = load_prior(prior_of(tmp_path, CONTROL), task_of(CONTROL), (0, 1), CPU)
+    obs, action = torch.randn(2, 5, 3), torch.rand(2, 5, 4, 2)
+    whole = prior.values(obs, action)
+    torch.testing.assert_close(prior.values(obs, action, at_once=17), whole)
+    torch.testing.assert_close(prior.critic(obs, action[:, :, 2]), whole[:, :, 2])
+    assert prior.values(obs[:1], action).shape == (2, 5, 4)
+
+
+def test_the_variance_of_eq_4_is_a_form_of_its_own(tmp_path: Path) -> None:
+    folder = prior_of(tmp_path, "gauss")
+    tables = [
+        load_prior(folder, task_of("concave"), (0, 1), CPU, by_norm).variance
+        for by_norm in (False, True)
+    ]
+    assert not torch.equal(*tables)
+    for method, expected in (("aepo", tables[0]), ("aepo-eq4", tables[1])):
+        cfg = config(tmp_path, method)
+        train.train(cfg)
+        assert torch.equal(load_policy(Run.load(cfg.out), CPU).prior.variance, expected)
+
+
+def test_steps_that_energies_are_trained_at_are_those_that_the_solver_asks_at() -> None:
+    """Uniform steps see a tenth of their draws where a narrow behaviour is decided."""
+    found = drawn_steps(seed_generators((0, 1), 3), 20_000, "snr")
+    grid = torch.tensor(uniform_in_snr(SCHEDULE, 100))
+    assert found.shape == (2, 20_000) and found.min() == 0 and found.max() == 999
+    for n in (50, 100, 400):
+        share = (grid <= n).double().mean()
+        assert (found <= n).double().mean().item() == pytest.approx(share.item(), abs=0.02)
+    plain = drawn_steps(seed_generators((0, 1), 3), 20_000, "uniform")
+    assert (plain <= 100).double().mean().item() == pytest.approx(0.1, abs=0.01)
+
+
+def test_q_of_the_predicted_action_is_the_energy_without_variance(
+    small: None, tmp_path: Path
+) -> None:
+    prior_of(tmp_path, CONTROL)
+    policy = policy_of(tmp_path, "direct", CONTROL)
+    seen = sight(policy)
+    n = torch.full(seen.clean.shape[:2], 100)
+    target = analytic("mean", policy.prior, seen.obs, seen.clean, n, policy.setting.beta)
+    torch.testing.assert_close(policy.energy(seen.clean, 100, seen.obs), target)
+    near = seen.clean + 1e-3
+    slope = (policy.gradient(seen.clean, 100, seen.obs) * 1e-3).sum(-1)
+    change = policy.energy(near, 100, seen.obs) - policy.energy(seen.clean, 100, seen.obs)
+    torch.testing.assert_close(change, slope, rtol=0.1, atol=2e-3)
+
+
+# -- errors of the energy --------------------------------------------------------------------------
+
+
+def policy_of(root: Path, method: str, task: str, **changes: Any) -> Any:
+    cfg = config(root, method, task, **{"steps": 2, **changes})
+    train.train(cfg)
+    return load_policy(Run.load(cfg.out), CPU)
+
+
+def test_the_energy_of_control_is_the_sum_over_the_behaviours_actions(
+    small: None, tmp_path: Path
+) -> None:
+    prior_of(tmp_path, CONTROL)
+    policy = policy_of(tmp_path, "aepo", CONTROL)
+    seen = sight(policy)
+    assert seen.obs.shape == (2, 3 * 2, 3) and seen.clean.shape == (2, 3 * 2, 2)
+    n, found = 400, seen.energy(seen.clean, 400)
+    generators = seed_generators((0, 1), 9)
+    index = randint(generators, policy.prior.data.obs.shape[1], 3)
+    states = policy.prior.data.picked(index)[0].repeat_interleave(6 + 2, 1)
+    drawn = policy.prior.drawn(states, generators, policy.setting.solver_steps)
+    q = policy.prior.critic(states, drawn)
+    own = slice(8, 14)  # of the second state
+    truth = FiniteData(drawn[:, own], q[:, own])
+    expected = truth.energy(SCHEDULE, seen.clean[:, 2:4], n, policy.setting.beta)
+    torch.testing.assert_close(found[:, 2:4], expected)
+    torch.testing.assert_close(seen.clean[:, 2:4], drawn[:, 14:16])
+
+
+def test_a_network_that_is_its_target_fits_and_one_that_is_the_truth_has_no_error(
+    small: None, tmp_path: Path
+) -> None:
+    prior_of(tmp_path, CONTROL)
+    policy = policy_of(tmp_path, "aepo", CONTROL)
+    policy.energy = lambda a, n, obs: (
+        analytic("analytic", policy.prior, obs, a, torch.full(a.shape[:2], n), policy.setting.beta)
+        + 7 * obs.sum(-1)
+    )  # what the state adds is free
+    policy.gradient = lambda a, n, obs: torch.zeros_like(a)
+    np.testing.assert_allclose(gradient_errors(policy)["fit"], 1.0, atol=1e-3)
+    np.testing.assert_allclose(gradient_errors(policy)["gradient_error"], 1.0)
+    policy.energy = lambda a, n, obs: obs.sum(-1)
+    np.testing.assert_allclose(gradient_errors(policy)["fit"], 0.0, atol=1e-3)
+    truth = sight(policy).energy
+    policy.energy = lambda a, n, obs: truth(a, n)
+    del policy.gradient
+    found = gradient_errors(policy)
+    np.testing.assert_allclose(found["gradient_error"], 0.0, atol=1e-3)
+    assert found["gradient_cosine"].min() > 0.9  # where one action has all the weight both are 0
+
+
+@pytest.mark.parametrize(("task", "sign"), [("concave", 1.0), ("convex", -1.0)])
+def test_kappa_of_a_quadratic_is_beta_h_v(task: str, sign: float, tmp_path: Path) -> None:
+    prior_of(tmp_path, "gauss")
+    policy = policy_of(tmp_path, "aepo", task, beta=0.4)
+    policy.prior.behaviour, data = gaussian_behaviour()
+    exact = [Gaussian().posterior(SCHEDULE, torch.zeros(1), n)[1].item() for n in range(1000)]
+    policy.prior.variance = torch.tensor([exact, exact])
+    found = nonlinearity(policy)
+    np.testing.assert_allclose(found["kappa"], sign * 0.4 * 2.0 * exact[800], rtol=0.05)
+    assert (found["term"] > 0).all()
+
+
+def test_a_correlation_within_groups_forgets_the_groups() -> None:
+    x = torch.tensor([[1.0, 2.0, 11.0, 12.0]])
+    torch.testing.assert_close(correlation(x, x - 50, 2), torch.ones(1))
+    torch.testing.assert_close(
+        correlation(x, torch.tensor([[2.0, 1.0, 60.0, 59.0]]), 2), -torch.ones(1)
+    )
+
+
 # -- evaluation ------------------------------------------------------------------------------------
 
 
@@ -417,4 +572,23 @@ def test_the_trained_policy_acts(small: None, tmp_path: Path) -> None:
 
 def test_every_method_says_what_it_is() -> None:
     for method in METHODS.values():
-        assert (method.acts == "network") == (method.learns not in ("policy", "nothing"))
+        alone = ("policy", "clone", "nothing")
+        assert (method.acts == "network") == (method.learns not in alone)
+
+
+def test_temperatures_in_control_are_the_methods_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the tuning chooses is put into methods.py, and nowhere else."""
+    monkeypatch.setitem(vars(METHODS["aepo"]), "beta", 0.5)
+    for changes, beta in (
+        ({"task": CONTROL}, 0.5),
+        ({"task": CONTROL, "method": "cep"}, 3.0),
+        ({"task": CONTROL, "beta": 2.0}, 2.0),
+        ({"task": "8gaussians"}, 3.0),
+        ({"task": "concave"}, 1.0),
+    ):
+        assert resolve(Config(**changes))[1].beta == beta  # type: ignore[arg-type]
+
+
+def test_published_data_are_scored_at_every_scale_that_the_tuning_may_choose() -> None:
+    for kind in ("d4rl", "maze"):
+        assert set(SETTINGS["control"].w) <= set(SETTINGS[kind].w)

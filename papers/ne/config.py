@@ -13,7 +13,7 @@ from papers.ne.methods import METHODS
 from papers.ne.task import SETTINGS, Setting
 
 POLICY_DELAY = 2  # an update of the actor and the targets for so many of the critics
-SWEPT = ("lr", "start_sparsity")  # given on the command line, they label the rows
+SWEPT = ("lr", "start_sparsity")  # what a grid may vary; no claim reads rows with their labels
 
 
 @dataclass
@@ -24,6 +24,7 @@ class Config:
     task: str = "cycle"  # see task.SETTINGS
     seed: tuple[int, ...] = (0,)  # seeds, trained together
     out: Path = Path("runs/scratch")  # run directory
+    labels: tuple[str, ...] = ()  # of SWEPT, those whose values the rows carry (a grid's)
     device: str = "cpu"  # cpu or cuda
     steps: int | None = None  # environment steps of a seed, the warm-up included
     warm_up: int | None = None  # steps of random actions before the first update
@@ -68,8 +69,10 @@ def expansion(changes: Mapping[str, Any], cfg: Any, interval: int) -> NEConfig:
     """Sparsities and omega of a configuration, with a method's changes.
 
     Raises:
-        UserError: for shares that are none, or a network that would shrink.
+        UserError: for shares that are none, a network that would shrink, or an unknown label.
     """
+    for name in cfg.labels:
+        choose("label", name, SWEPT)
     if not 0 <= cfg.end_sparsity <= cfg.start_sparsity < 1:
         raise UserError(
             "a network grows: give 0 <= --end-sparsity <= --start-sparsity < 1, "

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.cli import run_cli
 from common.run import Run
 from common.torch_utils import setup
-from papers.ne.config import SWEPT, Config, resolve
+from papers.ne.config import Config, resolve
 from papers.ne.drq import DrQConfig
 from papers.ne.method import connections
 from papers.ne.methods import METHODS
@@ -72,6 +72,10 @@ def add_returns(lines: Lines, steps: NDArray, last: NDArray, add: Add) -> None:
     add("return", trained, step=steps)
     add("final_return", trained[last].mean(0))
     add("mean_return", trained.mean(0))
+    if (turns := np.flatnonzero(np.diff(direction[:, 0]))).size > 1:  # learned a second time
+        begins = np.array([0, *(turns + 1), len(steps)])
+        again, before = begins[-2:], begins[-4:-2]
+        add("relearned", trained[slice(*again)].mean(0) - trained[slice(*before)].mean(0))
     if (direction < 0).any():
         add("other_return", other, step=steps)
         add("final_other", other[last].mean(0))
@@ -83,6 +87,7 @@ def add_neurons(lines: Lines, steps: NDArray, first: NDArray, last: NDArray, add
         for kind in NEURONS:
             add(f"{part}_{kind}", table(lines, f"{part}_{kind}"), step=steps)
         inactive = table(lines, f"{part}_inactive")
+        add(f"{part}_final_dormant", table(lines, f"{part}_dormant")[last].mean(0))
         add(f"{part}_active", 1 - inactive[last].mean(0))
         add(f"{part}_inactive_rise", inactive[last].mean(0) - inactive[first].mean(0))
 
@@ -134,6 +139,9 @@ def of_control(run: Run, add: Add) -> None:
     steps = table(lines, "step")
     first, last = quarters(steps, setting.warm_up, setting.steps)
     add_returns(lines, steps, last, add)
+    [floors] = [line for line in every if "untrained" in line]
+    for name in ("untrained", "random"):
+        add(f"{name}_return", floors[name])
     add_neurons(lines, steps, first, last, add)
     add_review(lines, last, add)
     add_topology(every, ("critic", "actor"), add)
@@ -195,9 +203,9 @@ def evaluate(cfg: EvalConfig) -> None:
     settings = run.config(kind)
     METHODS[known.method]  # an unknown one is refused
     seeds = (settings.seed,) if isinstance(settings.seed, int) else settings.seed
-    default = kind()
-    given = {k: getattr(settings, k) for k in SWEPT if getattr(settings, k) != getattr(default, k)}
-    label = {"method": known.method, "task": known.task, **given}
+    given = {"lr": learning_rate(settings), "start_sparsity": settings.start_sparsity}
+    labels = {name: given[name] for name in settings.labels}
+    label = {"method": known.method, "task": known.task, **labels}
     rows: list[dict[str, Any]] = []
 
     def add(metric: str, values: Any, step: Any = None, **more: Any) -> None:
@@ -211,8 +219,6 @@ def evaluate(cfg: EvalConfig) -> None:
                 rows.append({**row, "step": [int(s) for s in step], "value": curve})
 
     of(run, add)
-    for row in [row for row in rows if row["metric"] == "final_return"]:
-        rows.append({**row, "metric": "tuned", "lr": learning_rate(settings)})
     run.write_eval(rows)
 
 

@@ -67,8 +67,15 @@ def topologies(rows: Rows, task: str) -> Table:
         Column("most pruned of grown", {"metric": "most_pruned"}, show=report.mean(3)),
         Column("review: other direction", {"metric": "review_other"}, show=report.mean()),
         Column("inactive, rise (critic)", {"metric": "critic_inactive_rise"}),
+        Column("dormant, critic", {"metric": "critic_final_dormant"}, show=report.mean(3)),
+        Column("gain since last learned", {"metric": "relearned"}),
+        Column("return, untrained", {"metric": "untrained_return"}, show=report.mean(0)),
+        Column("return, random", {"metric": "random_return"}, show=report.mean(0)),
     ]
-    title = f"{task}: topologies and review"
+    title = (
+        f"{task}: topologies, review and floors (gain: trained return of the last phase less that "
+        "of the last one in the same direction; dormant: f = 0 alone, the paper's measure)"
+    )
     return grid(plain(rows).of(task=task), title, by_method(METHODS), columns, corner="method")
 
 
@@ -93,12 +100,12 @@ def probe(rows: Rows) -> Table:
 
 def tables(rows: Rows) -> list[Table]:
     """A main table of the flipping task; others, topologies, the probe; or a tuning's grid."""
-    tuned = rows.of(metric="tuned")
-    if tuned and any(len(tuned.of(task=t).unique("lr")) > 1 for t in control_tasks(rows)):
+    tuned = rows.of(metric="final_return")
+    if any(len(tuned.of(task=t).unique("lr")) > 1 for t in control_tasks(rows)):  # labels
         made = []
         for task in control_tasks(rows):
             title = f"{task}: return of the last quarter by learning rate (median over seeds)"
-            of = {"metric": "tuned", "task": task}
+            of = {"metric": "final_return", "task": task}
             made.append(report.tuning(rows, METHODS, of, ["lr"], title=title, best="max"))
         return made
     made = [returns(rows, task) for task in control_tasks(rows)]

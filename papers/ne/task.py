@@ -44,6 +44,10 @@ SETTINGS: dict[str, Setting] = {
         *("HalfCheetah-v5", 53_000),
         **{"phases": 4, "eval_every": 3_000, "batch": 128, "hidden": 128, **_SHORT},
     ),
+    "steady": Setting(
+        *("HalfCheetah-v5", 53_000),
+        **{"eval_every": 3_000, "batch": 128, "hidden": 128, **_SHORT},
+    ),
     "cycle-long": Setting(
         "HalfCheetah-v5", steps=101_000, phases=8, eval_every=3_000, batch=256, **_SHORT
     ),

@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.rows import Rows
 from common.run import Run
 from common.stacked import seed_generators
-from papers.ne import drq, pixels, probe, train
+from papers.ne import drq, pixels, probe, report, train
 from papers.ne import eval as evaluation
 from papers.ne.agent import make_agent, narrow_width
 from papers.ne.baselines import redo, reset
@@ -289,13 +289,41 @@ def test_rows_of_a_run(tmp_path: Path) -> None:
     np.testing.assert_allclose(curve.T, expected, rtol=1e-6)
     np.testing.assert_allclose(rows.of(metric="final_return").values(), lines[-1]["backward"])
     np.testing.assert_allclose(rows.of(metric="final_other").values(), lines[-1]["forward"])
+    again = np.subtract(lines[3]["backward"], lines[1]["backward"])
+    np.testing.assert_allclose(rows.of(metric="relearned").values(), again, rtol=1e-5)
     rise = np.subtract(lines[-1]["critic_inactive"], lines[0]["critic_inactive"])
     np.testing.assert_allclose(rows.of(metric="critic_inactive_rise").values(), rise)
     assert (rows.of(metric="least_growth").values() >= 0).all()
     assert (rows.of(metric="most_pruned").values() <= 0.4).all()
     assert (rows.of(metric="target_missed").values() == 0).all()
     assert rows.of(metric="critic_skipped").values().tolist() == [10, 10]  # of 12; little is left
-    assert rows.unique("lr") == [1e-3]  # of the rows that a tuning reads
+
+
+def test_a_tuned_rate_makes_rows_that_claims_read_and_a_grids_does_not(tmp_path: Path) -> None:
+    small = {"steps": 24, "eval_every": 6}
+    train.train(config(tmp_path / "tuned", method="dense", lr=3e-4, **small))
+    train.train(config(tmp_path / "grid", method="dense", lr=3e-4, labels=("lr",), **small))
+    tuned, grid = rows_of(tmp_path / "tuned"), rows_of(tmp_path / "grid")
+    assert tuned.of(metric="final_return", lr=None) and not tuned.of(metric="return", lr=3e-4)
+    assert grid.of(metric="return", lr=3e-4) and not grid.of(metric="final_return", lr=None)
+    twice = [dict(row, lr=lr) for row in grid.frame.to_dict("records") for lr in (3e-4, 1e-3)]
+    assert "by learning rate" in report.tables(Rows(twice))[0].title
+    assert "means over" in report.tables(tuned)[0].title
+    with pytest.raises(UserError, match="did you mean lr"):
+        train.train(config(tmp_path / "wrong", labels=("lrr",)))
+
+
+def test_floors_are_those_of_the_warm_up_and_of_the_first_network(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    train.train(cfg)
+    [line] = [line for line in Run.load(tmp_path).metrics() if "untrained" in line]
+    task, (setting, _) = Task("cycle"), resolve(cfg)
+    agent = make_agent(cfg, task, seed_generators(cfg.seed, 6), torch.device("cpu"))
+    found = task.returns(train.policy_of(agent), 2, setting.episodes, setting.limit)
+    np.testing.assert_allclose(line["untrained"], found[0], rtol=1e-5)
+    rows = rows_of(tmp_path)
+    np.testing.assert_allclose(rows.of(metric="untrained_return").values(), found[0], rtol=1e-5)
+    assert (rows.of(metric="random_return").values() != 0).all()
 
 
 def test_a_target_that_is_missed_is_seen() -> None:

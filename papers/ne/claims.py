@@ -17,12 +17,14 @@ from common.claims import (
     compare,
 )
 from common.stats import Interval
+from papers.ne.config import SWEPT
 from papers.ne.method import NEConfig
 from papers.ne.methods import METHODS
 
 CYCLE, PROBE, PIXELS = "cycle*", "probe", "pixels-*"
 MUJOCO = ("halfcheetah", "ant", "walker2d", "humanoid")
 REMEDIES = ("redo", "reset")
+PLAIN = dict.fromkeys(SWEPT)  # rows of no sweep
 LOSS = 0.05  # rise of the dense critics' inactive share below which there is no plasticity lost
 REVIEWED = 0.05  # share of updates below which the review was hardly used
 EARLIER = 0.25  # share of what is reviewed at the end that has to be of the other direction
@@ -37,7 +39,7 @@ def cycle_of(rows: Rows) -> Rows:
     there = [task for task in rows.unique("task") if task.startswith(CYCLE[:-1])]
     if not there:
         raise NoResults("the task whose direction flips")
-    return rows.of(task=there[0], lr=None, start_sparsity=None)
+    return rows.of(task=there[0], **PLAIN)
 
 
 def less(rows: Rows, metric: str, one: str, other: str) -> Interval:
@@ -108,7 +110,7 @@ def fewer_inactive(rival: str, others: tuple[str, ...]) -> Judge:
     """Inactive share on the probe, last five tasks, below a rival's."""
 
     def judge(rows: Rows, method: str) -> Judgement:
-        own = rows.of(task=PROBE, lr=None, start_sparsity=None)
+        own = rows.of(task=PROBE, **PLAIN)
         ci = less(own, "last_inactive", method, rival)
         text = f"{ci}{beside(own, 'last_inactive', method, others)}"
         return by_interval(ci, above=False, ours=text)

@@ -13,7 +13,7 @@ from papers.ne.methods import METHODS
 from papers.ne.task import SETTINGS, Setting
 
 POLICY_DELAY = 2  # an update of the actor and the targets for so many of the critics
-SWEPT = ("lr", "start_sparsity")  # what a grid may vary; no claim reads rows with their labels
+SWEPT = ("lr", "start_sparsity", "phases")  # by a grid; no claim reads rows with these labels
 
 
 @dataclass
@@ -28,6 +28,7 @@ class Config:
     device: str = "cpu"  # cpu or cuda
     steps: int | None = None  # environment steps of a seed, the warm-up included
     warm_up: int | None = None  # steps of random actions before the first update
+    phases: int | None = None  # stretches of training; between them a direction flips
     limit: int | None = None  # steps of an episode
     eval_every: int | None = None  # steps between two evaluations
     episodes: int | None = None  # of an evaluation, in each direction
@@ -62,6 +63,10 @@ def resolve(cfg: Config) -> tuple[Setting, NEConfig]:
         raise UserError(
             f"--steps {setting.steps} leave nothing after a warm-up of {setting.warm_up}"
         )
+    if setting.phases < 1:
+        raise UserError(f"--phases {setting.phases}: training has one or more")
+    if setting.phases > 1 and SETTINGS[cfg.task].phases == 1:
+        raise UserError(f"--phases {setting.phases}: {cfg.task} has no direction that flips")
     return setting, expansion(METHODS[cfg.method].changes, cfg, setting.interval)
 
 

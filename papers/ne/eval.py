@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from common.cli import run_cli
 from common.run import Run
 from common.torch_utils import setup
-from papers.ne.config import Config, resolve
+from papers.ne.config import SWEPT, Config, resolve
 from papers.ne.drq import DrQConfig
 from papers.ne.method import connections
 from papers.ne.methods import METHODS
@@ -203,7 +203,8 @@ def evaluate(cfg: EvalConfig) -> None:
     settings = run.config(kind)
     METHODS[known.method]  # an unknown one is refused
     seeds = (settings.seed,) if isinstance(settings.seed, int) else settings.seed
-    given = {"lr": learning_rate(settings), "start_sparsity": settings.start_sparsity}
+    given = {name: getattr(settings, name, None) for name in SWEPT}
+    given["lr"] = learning_rate(settings)
     labels = {name: given[name] for name in settings.labels}
     label = {"method": known.method, "task": known.task, **labels}
     rows: list[dict[str, Any]] = []

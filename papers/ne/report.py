@@ -7,7 +7,8 @@ from typing import Any
 from common import report
 from common.report import Column, Drawing, Panel, Table, by_method, grid
 from common.rows import Rows
-from papers.ne.claims import CYCLE, PROBE
+from papers.ne.claims import CYCLE, PLAIN, PROBE
+from papers.ne.config import SWEPT
 from papers.ne.methods import METHODS
 
 MEASURED = ("final_return", "last_inactive")  # a run has one of them
@@ -22,15 +23,15 @@ def control_tasks(rows: Rows) -> list[str]:
 
 def plain(rows: Rows) -> Rows:
     """Rows of runs with the task's own settings."""
-    return rows.of(lr=None, start_sparsity=None)
+    return rows.of(**PLAIN)
 
 
 def settings(rows: Rows) -> list[tuple[str, dict[str, Any]]]:
     """Lines of a table: every method, and every setting that was given to it."""
     lines = []
     for label, of in by_method(METHODS):
-        lines.append((label, {**of, "lr": None, "start_sparsity": None}))
-        for name in ("lr", "start_sparsity"):
+        lines.append((label, {**of, **PLAIN}))
+        for name in SWEPT:
             lines += [
                 (f"{label}, {name.replace('_', ' ')} {value:g}", {**of, name: value})
                 for value in rows.of(**of).of(metric=MEASURED).unique(name)

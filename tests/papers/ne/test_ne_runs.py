@@ -198,7 +198,7 @@ def test_a_reset_begins_the_last_layers_anew() -> None:
 def test_the_direction_flips_and_ends_backwards() -> None:
     setting = SETTINGS["cycle"]
     turns = [direction_of(step, setting) for step in range(setting.steps)]
-    assert turns[0] == turns[5_000] == turns[16_999] == 1 and turns[17_000] == turns[-1] == -1
+    assert turns[0] == turns[5_000] == turns[14_999] == 1 and turns[15_000] == turns[-1] == -1
     assert sum(a != b for a, b in zip(turns, turns[1:], strict=False)) == 3
     assert {direction_of(s, SETTINGS["ant"]) for s in (0, 30_000, 2_999_999)} == {1.0}
 
@@ -262,6 +262,8 @@ def test_settings_are_the_authors() -> None:
         ({"task": "cycel"}, "did you mean"),
         ({"interval": 5}, "multiple of 2"),
         ({"steps": 10}, "nothing after a warm-up"),
+        ({"phases": 0}, "one or more"),
+        ({"task": "halfcheetah", "phases": 2}, "no direction"),
         ({"end_sparsity": 0.9}, "a network grows"),
         ({"start_sparsity": 1.0}, "a network grows"),
         ({"omega": 1.0}, "no share below 1"),

@@ -61,7 +61,7 @@ def beside(rows: Rows, metric: str, method: str, others: tuple[str, ...]) -> str
 
 
 def better_return(rivals: tuple[str, ...], others: tuple[str, ...] = ()) -> Judge:
-    """Return on what is trained, last quarter, above each rival's; others are printed beside."""
+    """Return on what is trained, last two phases, above each rival's; others stand beside."""
 
     def judge(rows: Rows, method: str) -> Judgement:
         own = cycle_of(rows)
@@ -169,8 +169,8 @@ CURVES = "curves only"
 CLAIMS = [
     claim(
         "ne.return",
-        "NE outperforms plain TD3 while the task changes: return on the trained direction, last "
-        "quarter (HalfCheetah, direction flips)",
+        "NE outperforms plain TD3 while the task changes: return on the trained direction, ends of "
+        "the last two phases (HalfCheetah, direction flips)",
         *("Cyclic experiment", CURVES, better_return(("dense",), ("static", "small"))),
         against=("dense",),
         headline=True,
@@ -184,7 +184,8 @@ CLAIMS = [
     ),
     claim(
         "ne.remedies",
-        "NE outperforms ReDo and resets: return on the trained direction, last quarter",
+        "NE outperforms ReDo and resets: return on the trained direction, ends of the last two "
+        "phases",
         *("Main figures", CURVES, better_return(REMEDIES)),
         against=REMEDIES,
     ),
@@ -197,8 +198,8 @@ CLAIMS = [
     ),
     claim(
         "ne.gradient_growth",
-        "Growth by gradients is better than at random: return on the trained direction, last "
-        "quarter",
+        "Growth by gradients is better than at random: return on the trained direction, ends of "
+        "the last two phases",
         *("Motivating figure", CURVES, better_return(("ne-random",))),
         against=("ne-random",),
     ),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,15 +63,39 @@ def quarters(steps: NDArray, begin: int, end: int) -> tuple[NDArray, NDArray]:
     return (share <= 0.25) | (share == share.min()), share > 0.75
 
 
+def ends(direction: NDArray, last: NDArray) -> NDArray:
+    """Evaluations in the later halves of the last two phases: one phase for each direction.
+
+    Args:
+        direction: that was trained at each evaluation. [K]
+        last: which lie in the last quarter of training; taken where no direction flips. [K] bool
+
+    Returns:
+        [K] bool.
+    """
+    turns = np.flatnonzero(np.diff(direction)) + 1
+    if not len(turns):
+        return last
+    found = np.zeros(len(direction), dtype=bool)
+    bounds = [0, *turns, len(direction)]
+    for begin, end in pairwise(bounds[-3:]):
+        found[begin + (end - begin) // 2 : end] = True
+    return found
+
+
 def add_returns(lines: Lines, steps: NDArray, last: NDArray, add: Add) -> None:
-    """Return on what is being trained, and on the other direction where there is one."""
+    """Return on what is being trained, and on the other direction where there is one.
+
+    The final return is of both directions, for one is harder to run in; the final one of the other
+    direction is the last quarter's, when what is reviewed is of the other direction.
+    """
     forward = table(lines, "forward")
     backward = table(lines, "backward") if "backward" in lines[0] else forward
     direction = np.array([line.get("direction", 1.0) for line in lines])[:, None]
     trained = np.where(direction > 0, forward, backward)
     other = np.where(direction > 0, backward, forward)
     add("return", trained, step=steps)
-    add("final_return", trained[last].mean(0))
+    add("final_return", trained[ends(direction[:, 0], last)].mean(0))
     add("mean_return", trained.mean(0))
     if (turns := np.flatnonzero(np.diff(direction[:, 0]))).size > 1:  # learned a second time
         begins = np.array([0, *(turns + 1), len(steps)])

@@ -52,7 +52,10 @@ def returns(rows: Rows, task: str) -> Table:
     ]
     if not rows.of(task=task, metric="final_other"):
         columns.pop(1)
-    title = f"{task}: means over the last quarter of training (density: at its end)"
+    title = (
+        f"{task}: means over the last quarter of training (return where a direction flips: over "
+        "the ends of the last two phases; density: at its end)"
+    )
     of = rows.of(task=task)
     lines = settings(of)
     return grid(of, title, lines, columns, corner="method", main=task.startswith(CYCLE[:-1]))
@@ -105,7 +108,7 @@ def tables(rows: Rows) -> list[Table]:
     if any(len(tuned.of(task=t).unique("lr")) > 1 for t in control_tasks(rows)):  # labels
         made = []
         for task in control_tasks(rows):
-            title = f"{task}: return of the last quarter by learning rate (median over seeds)"
+            title = f"{task}: final return by learning rate (median over seeds)"
             of = {"metric": "final_return", "task": task}
             made.append(report.tuning(rows, METHODS, of, ["lr"], title=title, best="max"))
         return made

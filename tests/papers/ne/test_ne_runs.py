@@ -289,7 +289,8 @@ def test_rows_of_a_run(tmp_path: Path) -> None:
     names = ("forward", "backward", "forward", "backward")
     expected = [line[name] for line, name in zip(lines, names, strict=True)]
     np.testing.assert_allclose(curve.T, expected, rtol=1e-6)
-    np.testing.assert_allclose(rows.of(metric="final_return").values(), lines[-1]["backward"])
+    both = np.mean([lines[-2]["forward"], lines[-1]["backward"]], axis=0)
+    np.testing.assert_allclose(rows.of(metric="final_return").values(), both, rtol=1e-5)
     np.testing.assert_allclose(rows.of(metric="final_other").values(), lines[-1]["forward"])
     again = np.subtract(lines[3]["backward"], lines[1]["backward"])
     np.testing.assert_allclose(rows.of(metric="relearned").values(), again, rtol=1e-5)
@@ -326,6 +327,16 @@ def test_floors_are_those_of_the_warm_up_and_of_the_first_network(tmp_path: Path
     rows = rows_of(tmp_path)
     np.testing.assert_allclose(rows.of(metric="untrained_return").values(), found[0], rtol=1e-5)
     assert (rows.of(metric="random_return").values() != 0).all()
+
+
+def test_the_final_return_is_of_both_directions() -> None:
+    """Ends of the last two phases, at default's and tuning's lengths; else the last quarter."""
+    last = np.arange(16) >= 12
+    four = evaluation.ends(np.repeat([1, -1, 1, -1], 4), last)
+    assert np.flatnonzero(four).tolist() == [10, 11, 14, 15]
+    two = evaluation.ends(np.repeat([1, -1], 4), last[:8])
+    assert np.flatnonzero(two).tolist() == [2, 3, 6, 7]
+    assert evaluation.ends(np.ones(16), last).tolist() == last.tolist()
 
 
 def test_a_target_that_is_missed_is_seen() -> None:

@@ -17,12 +17,14 @@ from common.claims import (
     compare,
 )
 from common.stats import Interval
+from papers.ne.config import SWEPT
 from papers.ne.method import NEConfig
 from papers.ne.methods import METHODS
 
 CYCLE, PROBE, PIXELS = "cycle*", "probe", "pixels-*"
 MUJOCO = ("halfcheetah", "ant", "walker2d", "humanoid")
 REMEDIES = ("redo", "reset")
+PLAIN = dict.fromkeys(SWEPT)  # rows of no sweep
 LOSS = 0.05  # rise of the dense critics' inactive share below which there is no plasticity lost
 REVIEWED = 0.05  # share of updates below which the review was hardly used
 EARLIER = 0.25  # share of what is reviewed at the end that has to be of the other direction
@@ -37,7 +39,7 @@ def cycle_of(rows: Rows) -> Rows:
     there = [task for task in rows.unique("task") if task.startswith(CYCLE[:-1])]
     if not there:
         raise NoResults("the task whose direction flips")
-    return rows.of(task=there[0], lr=None, start_sparsity=None)
+    return rows.of(task=there[0], **PLAIN)
 
 
 def less(rows: Rows, metric: str, one: str, other: str) -> Interval:
@@ -59,7 +61,7 @@ def beside(rows: Rows, metric: str, method: str, others: tuple[str, ...]) -> str
 
 
 def better_return(rivals: tuple[str, ...], others: tuple[str, ...] = ()) -> Judge:
-    """Return on what is trained, last quarter, above each rival's; others are printed beside."""
+    """Return on what is trained, last two phases, above each rival's; others stand beside."""
 
     def judge(rows: Rows, method: str) -> Judgement:
         own = cycle_of(rows)
@@ -108,7 +110,7 @@ def fewer_inactive(rival: str, others: tuple[str, ...]) -> Judge:
     """Inactive share on the probe, last five tasks, below a rival's."""
 
     def judge(rows: Rows, method: str) -> Judgement:
-        own = rows.of(task=PROBE, lr=None, start_sparsity=None)
+        own = rows.of(task=PROBE, **PLAIN)
         ci = less(own, "last_inactive", method, rival)
         text = f"{ci}{beside(own, 'last_inactive', method, others)}"
         return by_interval(ci, above=False, ours=text)
@@ -167,8 +169,8 @@ CURVES = "curves only"
 CLAIMS = [
     claim(
         "ne.return",
-        "NE outperforms plain TD3 while the task changes: return on the trained direction, last "
-        "quarter (HalfCheetah, direction flips)",
+        "NE outperforms plain TD3 while the task changes: return on the trained direction, ends of "
+        "the last two phases (HalfCheetah, direction flips)",
         *("Cyclic experiment", CURVES, better_return(("dense",), ("static", "small"))),
         against=("dense",),
         headline=True,
@@ -182,7 +184,8 @@ CLAIMS = [
     ),
     claim(
         "ne.remedies",
-        "NE outperforms ReDo and resets: return on the trained direction, last quarter",
+        "NE outperforms ReDo and resets: return on the trained direction, ends of the last two "
+        "phases",
         *("Main figures", CURVES, better_return(REMEDIES)),
         against=REMEDIES,
     ),
@@ -195,8 +198,8 @@ CLAIMS = [
     ),
     claim(
         "ne.gradient_growth",
-        "Growth by gradients is better than at random: return on the trained direction, last "
-        "quarter",
+        "Growth by gradients is better than at random: return on the trained direction, ends of "
+        "the last two phases",
         *("Motivating figure", CURVES, better_return(("ne-random",))),
         against=("ne-random",),
     ),

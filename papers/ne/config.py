@@ -13,7 +13,7 @@ from papers.ne.methods import METHODS
 from papers.ne.task import SETTINGS, Setting
 
 POLICY_DELAY = 2  # an update of the actor and the targets for so many of the critics
-SWEPT = ("lr", "start_sparsity")  # given on the command line, they label the rows
+SWEPT = ("lr", "start_sparsity", "phases")  # by a grid; no claim reads rows with these labels
 
 
 @dataclass
@@ -24,9 +24,11 @@ class Config:
     task: str = "cycle"  # see task.SETTINGS
     seed: tuple[int, ...] = (0,)  # seeds, trained together
     out: Path = Path("runs/scratch")  # run directory
+    labels: tuple[str, ...] = ()  # of SWEPT, those whose values the rows carry (a grid's)
     device: str = "cpu"  # cpu or cuda
     steps: int | None = None  # environment steps of a seed, the warm-up included
     warm_up: int | None = None  # steps of random actions before the first update
+    phases: int | None = None  # stretches of training; between them a direction flips
     limit: int | None = None  # steps of an episode
     eval_every: int | None = None  # steps between two evaluations
     episodes: int | None = None  # of an evaluation, in each direction
@@ -61,6 +63,10 @@ def resolve(cfg: Config) -> tuple[Setting, NEConfig]:
         raise UserError(
             f"--steps {setting.steps} leave nothing after a warm-up of {setting.warm_up}"
         )
+    if setting.phases < 1:
+        raise UserError(f"--phases {setting.phases}: training has one or more")
+    if setting.phases > 1 and SETTINGS[cfg.task].phases == 1:
+        raise UserError(f"--phases {setting.phases}: {cfg.task} has no direction that flips")
     return setting, expansion(METHODS[cfg.method].changes, cfg, setting.interval)
 
 
@@ -68,8 +74,10 @@ def expansion(changes: Mapping[str, Any], cfg: Any, interval: int) -> NEConfig:
     """Sparsities and omega of a configuration, with a method's changes.
 
     Raises:
-        UserError: for shares that are none, or a network that would shrink.
+        UserError: for shares that are none, a network that would shrink, or an unknown label.
     """
+    for name in cfg.labels:
+        choose("label", name, SWEPT)
     if not 0 <= cfg.end_sparsity <= cfg.start_sparsity < 1:
         raise UserError(
             "a network grows: give 0 <= --end-sparsity <= --start-sparsity < 1, "

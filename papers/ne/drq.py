@@ -50,6 +50,7 @@ class DrQConfig:
     task: str = "pixels-cheetah_run"  # see pixels.TASKS
     seed: int = 0  # training seed
     out: Path = Path("runs/scratch")  # run directory
+    labels: tuple[str, ...] = ()  # of SWEPT, those whose values the rows carry (a grid's)
     device: str = "cpu"  # cpu or cuda
     training: int = 1_000  # training episodes of 1,000 frames
     warm_up: int = 1_000  # random actions before the first update
@@ -215,7 +216,8 @@ def train(cfg: DrQConfig) -> None:
             kept.tally += torch.tensor([[1.0], [float(early)]], device=device)
             # 3. an update of weights or topologies, and what mends dense networks
             if checked := t % cfg.interval == 0:
-                hidden = learner.hidden("critic", batch.obs, batch.action[None])
+                looked = buffer.sample(gating[0], cfg.batch)  # never a reviewed batch
+                hidden = learner.hidden("critic", looked.obs, looked.action[None])
                 ratio = per_seed(share_of(is_dormant, hidden), 1)
                 kept.ratios = torch.cat((kept.ratios, ratio[None]))
                 kept.threshold = review_threshold(kept.ratios, floor=cfg.floor)

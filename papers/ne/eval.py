@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -62,16 +63,44 @@ def quarters(steps: NDArray, begin: int, end: int) -> tuple[NDArray, NDArray]:
     return (share <= 0.25) | (share == share.min()), share > 0.75
 
 
+def ends(direction: NDArray, last: NDArray) -> NDArray:
+    """Evaluations in the later halves of the last two phases: one phase for each direction.
+
+    Args:
+        direction: that was trained at each evaluation. [K]
+        last: which lie in the last quarter of training; taken where no direction flips. [K] bool
+
+    Returns:
+        [K] bool.
+    """
+    turns = np.flatnonzero(np.diff(direction)) + 1
+    if not len(turns):
+        return last
+    found = np.zeros(len(direction), dtype=bool)
+    bounds = [0, *turns, len(direction)]
+    for begin, end in pairwise(bounds[-3:]):
+        found[begin + (end - begin) // 2 : end] = True
+    return found
+
+
 def add_returns(lines: Lines, steps: NDArray, last: NDArray, add: Add) -> None:
-    """Return on what is being trained, and on the other direction where there is one."""
+    """Return on what is being trained, and on the other direction where there is one.
+
+    The final return is of both directions, for one is harder to run in; the final one of the other
+    direction is the last quarter's, when what is reviewed is of the other direction.
+    """
     forward = table(lines, "forward")
     backward = table(lines, "backward") if "backward" in lines[0] else forward
     direction = np.array([line.get("direction", 1.0) for line in lines])[:, None]
     trained = np.where(direction > 0, forward, backward)
     other = np.where(direction > 0, backward, forward)
     add("return", trained, step=steps)
-    add("final_return", trained[last].mean(0))
+    add("final_return", trained[ends(direction[:, 0], last)].mean(0))
     add("mean_return", trained.mean(0))
+    if (turns := np.flatnonzero(np.diff(direction[:, 0]))).size > 1:  # learned a second time
+        begins = np.array([0, *(turns + 1), len(steps)])
+        again, before = begins[-2:], begins[-4:-2]
+        add("relearned", trained[slice(*again)].mean(0) - trained[slice(*before)].mean(0))
     if (direction < 0).any():
         add("other_return", other, step=steps)
         add("final_other", other[last].mean(0))
@@ -83,6 +112,7 @@ def add_neurons(lines: Lines, steps: NDArray, first: NDArray, last: NDArray, add
         for kind in NEURONS:
             add(f"{part}_{kind}", table(lines, f"{part}_{kind}"), step=steps)
         inactive = table(lines, f"{part}_inactive")
+        add(f"{part}_final_dormant", table(lines, f"{part}_dormant")[last].mean(0))
         add(f"{part}_active", 1 - inactive[last].mean(0))
         add(f"{part}_inactive_rise", inactive[last].mean(0) - inactive[first].mean(0))
 
@@ -134,6 +164,9 @@ def of_control(run: Run, add: Add) -> None:
     steps = table(lines, "step")
     first, last = quarters(steps, setting.warm_up, setting.steps)
     add_returns(lines, steps, last, add)
+    [floors] = [line for line in every if "untrained" in line]
+    for name in ("untrained", "random"):
+        add(f"{name}_return", floors[name])
     add_neurons(lines, steps, first, last, add)
     add_review(lines, last, add)
     add_topology(every, ("critic", "actor"), add)
@@ -195,9 +228,10 @@ def evaluate(cfg: EvalConfig) -> None:
     settings = run.config(kind)
     METHODS[known.method]  # an unknown one is refused
     seeds = (settings.seed,) if isinstance(settings.seed, int) else settings.seed
-    default = kind()
-    given = {k: getattr(settings, k) for k in SWEPT if getattr(settings, k) != getattr(default, k)}
-    label = {"method": known.method, "task": known.task, **given}
+    given = {name: getattr(settings, name, None) for name in SWEPT}
+    given["lr"] = learning_rate(settings)
+    labels = {name: given[name] for name in settings.labels}
+    label = {"method": known.method, "task": known.task, **labels}
     rows: list[dict[str, Any]] = []
 
     def add(metric: str, values: Any, step: Any = None, **more: Any) -> None:
@@ -211,8 +245,6 @@ def evaluate(cfg: EvalConfig) -> None:
                 rows.append({**row, "step": [int(s) for s in step], "value": curve})
 
     of(run, add)
-    for row in [row for row in rows if row["metric"] == "final_return"]:
-        rows.append({**row, "metric": "tuned", "lr": learning_rate(settings)})
     run.write_eval(rows)
 
 

@@ -50,6 +50,7 @@ class ProbeConfig:
     task: str = TASK  # the only one
     seed: tuple[int, ...] = (0,)  # seeds, trained together
     out: Path = Path("runs/scratch")  # run directory
+    labels: tuple[str, ...] = ()  # of SWEPT, those whose values the rows carry (a grid's)
     device: str = "cpu"  # cpu or cuda
     tasks: int = 20  # permutations of the labels
     steps: int = 200  # gradient steps of each

@@ -7,7 +7,8 @@ from typing import Any
 from common import report
 from common.report import Column, Drawing, Panel, Table, by_method, grid
 from common.rows import Rows
-from papers.ne.claims import CYCLE, PROBE
+from papers.ne.claims import CYCLE, PLAIN, PROBE
+from papers.ne.config import SWEPT
 from papers.ne.methods import METHODS
 
 MEASURED = ("final_return", "last_inactive")  # a run has one of them
@@ -22,15 +23,15 @@ def control_tasks(rows: Rows) -> list[str]:
 
 def plain(rows: Rows) -> Rows:
     """Rows of runs with the task's own settings."""
-    return rows.of(lr=None, start_sparsity=None)
+    return rows.of(**PLAIN)
 
 
 def settings(rows: Rows) -> list[tuple[str, dict[str, Any]]]:
     """Lines of a table: every method, and every setting that was given to it."""
     lines = []
     for label, of in by_method(METHODS):
-        lines.append((label, {**of, "lr": None, "start_sparsity": None}))
-        for name in ("lr", "start_sparsity"):
+        lines.append((label, {**of, **PLAIN}))
+        for name in SWEPT:
             lines += [
                 (f"{label}, {name.replace('_', ' ')} {value:g}", {**of, name: value})
                 for value in rows.of(**of).of(metric=MEASURED).unique(name)
@@ -51,7 +52,10 @@ def returns(rows: Rows, task: str) -> Table:
     ]
     if not rows.of(task=task, metric="final_other"):
         columns.pop(1)
-    title = f"{task}: means over the last quarter of training (density: at its end)"
+    title = (
+        f"{task}: means over the last quarter of training (return where a direction flips: over "
+        "the ends of the last two phases; density: at its end)"
+    )
     of = rows.of(task=task)
     lines = settings(of)
     return grid(of, title, lines, columns, corner="method", main=task.startswith(CYCLE[:-1]))
@@ -67,8 +71,15 @@ def topologies(rows: Rows, task: str) -> Table:
         Column("most pruned of grown", {"metric": "most_pruned"}, show=report.mean(3)),
         Column("review: other direction", {"metric": "review_other"}, show=report.mean()),
         Column("inactive, rise (critic)", {"metric": "critic_inactive_rise"}),
+        Column("dormant, critic", {"metric": "critic_final_dormant"}, show=report.mean(3)),
+        Column("gain since last learned", {"metric": "relearned"}),
+        Column("return, untrained", {"metric": "untrained_return"}, show=report.mean(0)),
+        Column("return, random", {"metric": "random_return"}, show=report.mean(0)),
     ]
-    title = f"{task}: topologies and review"
+    title = (
+        f"{task}: topologies, review and floors (gain: trained return of the last phase less that "
+        "of the last one in the same direction; dormant: f = 0 alone, the paper's measure)"
+    )
     return grid(plain(rows).of(task=task), title, by_method(METHODS), columns, corner="method")
 
 
@@ -93,12 +104,12 @@ def probe(rows: Rows) -> Table:
 
 def tables(rows: Rows) -> list[Table]:
     """A main table of the flipping task; others, topologies, the probe; or a tuning's grid."""
-    tuned = rows.of(metric="tuned")
-    if tuned and any(len(tuned.of(task=t).unique("lr")) > 1 for t in control_tasks(rows)):
+    tuned = rows.of(metric="final_return")
+    if any(len(tuned.of(task=t).unique("lr")) > 1 for t in control_tasks(rows)):  # labels
         made = []
         for task in control_tasks(rows):
-            title = f"{task}: return of the last quarter by learning rate (median over seeds)"
-            of = {"metric": "tuned", "task": task}
+            title = f"{task}: final return by learning rate (median over seeds)"
+            of = {"metric": "final_return", "task": task}
             made.append(report.tuning(rows, METHODS, of, ["lr"], title=title, best="max"))
         return made
     made = [returns(rows, task) for task in control_tasks(rows)]

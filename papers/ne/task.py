@@ -41,8 +41,8 @@ _SHORT |= {"interval": 200, "redo_every": 1_000, "save_every": 1}
 
 SETTINGS: dict[str, Setting] = {
     "cycle": Setting(
-        *("HalfCheetah-v5", 53_000),
-        **{"phases": 4, "eval_every": 3_000, "batch": 128, "hidden": 128, **_SHORT},
+        *("HalfCheetah-v5", 45_000),
+        **{"phases": 4, "eval_every": 2_500, "batch": 128, "hidden": 128, **_SHORT},
     ),
     "cycle-long": Setting(
         "HalfCheetah-v5", steps=101_000, phases=8, eval_every=3_000, batch=256, **_SHORT

@@ -35,7 +35,7 @@ from papers.ne.learning import changed, descend, is_dormant, per_seed
 from papers.ne.method import Change, Generators, fau, inactive, share_of
 from papers.ne.methods import METHODS
 from papers.ne.review import review_threshold, reviewing, sample
-from papers.ne.task import Task, direction_of
+from papers.ne.task import Setting, Task, direction_of
 
 EXPLORATION, TARGET_NOISE, TARGET_CLIP = 0.1, 0.2, 0.5
 LOOKED_AT = 1_024  # transitions on which neurons are looked at
@@ -72,6 +72,8 @@ def train(cfg: Config) -> None:
         t = step + 1 - setting.warm_up  # number of this gradient step
         if t < 1:
             continue
+        if t == 1:
+            run.log(step, **floors(task, agent, buffer, setting))
 
         # 2. a batch, from the oldest share of the buffer where a seed reviews
         looked = partial(activated, agent, buffer, gating, setting.batch)
@@ -81,8 +83,8 @@ def train(cfg: Config) -> None:
 
         # 3. a check of dormancy, by which the review's threshold falls
         if checked := t % ne.interval == 0:
-            dormant = share_of(is_dormant, agent.critic_hidden(batch.obs, batch.action))
-            kept.ratios = torch.cat((kept.ratios, per_seed(dormant, S)[None]))
+            ratio = dormant_ratio(agent, buffer, gating, setting.batch)
+            kept.ratios = torch.cat((kept.ratios, ratio[None]))
             kept.threshold = review_threshold(kept.ratios, floor=cfg.floor)
 
         # 4. critics, or their topology in a step's place
@@ -107,11 +109,11 @@ def train(cfg: Config) -> None:
         if checked:
             run.log(step + 1, threshold=kept.threshold, **changed(changes, S))
         if t % setting.eval_every == 0 or step + 1 == setting.steps:
-            seen = looked_at(agent, buffer, cfg.seed)
-            returns = task.returns(policy_of(agent, device), S, setting.episodes, setting.limit)
-            seen |= {"forward": returns[0], "backward": returns[-1], "critic_loss": loss}
-            seen |= dict(zip(("updates", "reviewed", "review_other"), kept.tally, strict=True))
-            run.log(step + 1, direction=env.direction, **seen)
+            found = looked_at(agent, buffer, cfg.seed)
+            returns = task.returns(policy_of(agent), S, setting.episodes, setting.limit)
+            found |= {"forward": returns[0], "backward": returns[-1], "critic_loss": loss}
+            found |= dict(zip(("updates", "reviewed", "review_other"), kept.tally, strict=True))
+            run.log(step + 1, direction=env.direction, **found)
             kept.tally = torch.zeros_like(kept.tally)
 
 
@@ -132,8 +134,9 @@ def act(agent: Agent, env: Any, buffer: ReplayBuffer, acting: Generators, warm: 
     buffer.add(obs=obs, action=action, reward=reward, next_obs=following, terminated=terminated)
 
 
-def policy_of(agent: Agent, device: torch.device) -> Callable[..., Any]:
+def policy_of(agent: Agent) -> Callable[..., Any]:
     """The deterministic policy on NumPy arrays. [S, E, d] -> [S, E, A]."""
+    device = agent.actor.layers[0].weight.device
 
     def policy(obs: Any) -> Any:
         with torch.no_grad():
@@ -149,6 +152,13 @@ def activated(agent: Agent, buffer: ReplayBuffer, gating: Generators, batch: int
     """The critics' FAU on a uniform batch. [S]."""
     looked = buffer.sample(gating, batch)
     return per_seed(fau(agent.critic_hidden(looked.obs, looked.action)), len(gating))
+
+
+def dormant_ratio(agent: Agent, buffer: ReplayBuffer, gating: Generators, batch: int) -> Tensor:
+    """The critics' on a uniform batch: on reviewed ones it would change because they are. [S]."""
+    looked = buffer.sample(gating, batch)
+    hidden = agent.critic_hidden(looked.obs, looked.action)
+    return per_seed(share_of(is_dormant, hidden), len(gating))
 
 
 def count(tally: Tensor, batch: Batch, reviewed: Tensor | None, direction: float | None) -> None:
@@ -202,6 +212,14 @@ def recycle(agent: Agent, batch: Batch, renewing: Generators) -> None:
 
 
 # -- what is seen -----------------------------------------------------------------------------
+
+
+def floors(task: Task, agent: Agent, buffer: ReplayBuffer, setting: Setting) -> dict[str, Any]:
+    """Returns forwards that take no learning: of random actions (the warm-up's mean reward times
+    the steps of an episode) and of the network as it begins. [S] each."""
+    S, seen = len(buffer.rows), buffer.data["reward"][:, : buffer.size]
+    returns = task.returns(policy_of(agent), S, setting.episodes, setting.limit)
+    return {"random": seen.mean(1) * setting.limit, "untrained": returns[0]}
 
 
 @torch.no_grad()

@@ -7,19 +7,28 @@ from __future__ import annotations
 
 import copy
 from itertools import pairwise
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from common.control.sparse import er_densities
+from common.run import Run
 from common.stacked import MLP, StackedLinear, adam, randn, seed_generators
+from papers.ne import method, train
+from papers.ne.agent import make_agent
+from papers.ne.config import Config
+from papers.ne.learning import descend
 from papers.ne.method import NEConfig, Topology, connections, dormancy, forget
 from papers.ne.method import hidden_activations as hidden_of
+from papers.ne.task import Task
 
 torch.set_num_threads(1)
 
 SIZES = (6, 24, 20, 2)
+SIZE: dict[str, Any] = {"batch": 8, "hidden": 12, "interval": 4}
 
 
 def network(dormant: int) -> tuple[list[StackedLinear], Topology, Tensor]:
@@ -47,6 +56,15 @@ def test_a_threshold_of_zero_with_a_strict_comparison_never_fires() -> None:
     assert not any((s < 0).any() for s in scores)
 
 
+def test_so_its_pruning_is_inactive(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same step of the topology on the same eight silent neurons, with its comparison."""
+    _, top, x = network(8)
+    assert stepped(top, x).any()
+    monkeypatch.setattr(method, "dormancy", lambda h: (dormancy(h) >= 0).float())  # 0: score < 0
+    _, top, x = network(8)
+    assert not stepped(top, x).any()
+
+
 def test_scores_looked_up_by_the_wrong_key_leave_pruning_to_magnitude() -> None:
     """Stored under module names, asked for by index: nothing is found, |W| decides."""
     layers, top, x = network(8)
@@ -64,21 +82,35 @@ def test_scores_looked_up_by_the_wrong_key_leave_pruning_to_magnitude() -> None:
     assert not dormant[columns].all()
 
 
-def test_a_step_inside_the_sparse_branch_never_trains_the_dense_baseline() -> None:
-    """``if sparse: ... optimizer.step()``: with a sparsity of 0 nothing is ever learned."""
+def test_a_step_inside_the_sparse_branch_never_trains_the_dense_baseline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``if sparse: ... optimizer.step()``: with a sparsity of 0 TD3 ends as it began."""
 
-    def trained(sparsity: float, inside: bool) -> bool:
-        net = nn.Linear(3, 1)
-        before, optimizer = copy.deepcopy(net.weight), torch.optim.Adam(net.parameters())
-        for _ in range(3):
-            optimizer.zero_grad()
-            net(torch.ones(4, 3)).square().mean().backward()
-            if sparsity > 0 or not inside:
-                optimizer.step()
-        return not torch.equal(before, net.weight)
+    def inside(loss: Tensor, topology: Topology, optimizer: Any, t: int, hidden: Any) -> Any:
+        if topology.config.start_sparsity > 0:
+            return descend(loss, topology, optimizer, t, hidden)
+        loss.sum().backward()
+        return None
 
-    assert trained(0.8, inside=True) and not trained(0.0, inside=True)
-    assert trained(0.0, inside=False)
+    def learned(name: str, rule: Any) -> bool:
+        """Whether a run of TD3 ends with other weights, in either network."""
+        monkeypatch.setattr(train, "descend", rule)
+        small = {"steps": 24, "warm_up": 8, "limit": 4, "eval_every": 8, "episodes": 1}
+        cfg = Config(name, seed=(0,), out=tmp_path / name / rule.__name__, **small, **SIZE)
+        train.train(cfg)
+        final = Run.load(cfg.out).final()
+        began = make_agent(cfg, Task("cycle"), seed_generators((0,), 6), torch.device("cpu"))
+        changed = [
+            not torch.equal(value, final[part]["net"][key])
+            for part, of in (("actor", began.actor), ("critic", began.critic))
+            for key, value in of.net.state_dict().items()
+        ]
+        assert any(changed) == all(changed)
+        return any(changed)
+
+    assert learned("static", inside) and not learned("dense", inside)
+    assert learned("dense", descend)
 
 
 def test_its_growth_space_is_negative_where_a_layer_is_dense() -> None:

@@ -195,7 +195,8 @@ def test_every_stage_of_every_scale_on_stand_ins(
     assert Rows(found["rows"]).unique("metric")
     if scale == "study":
         [main] = [t for t in found["tables"] if t.get("main")]
-        assert any("start sparsity 0.25" in line[0] for line in main["rows"])
+        for setting in ("start sparsity 0.25", "lr 0.003", "phases 1"):
+            assert any(setting in line[0] for line in main["rows"])
 
 
 def test_the_figures_of_all_claims_have_six_panels_at_most() -> None:

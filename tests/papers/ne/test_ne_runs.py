@@ -19,7 +19,7 @@ from common.errors import UserError
 from common.rows import Rows
 from common.run import Run
 from common.stacked import seed_generators
-from papers.ne import drq, pixels, probe, train
+from papers.ne import drq, pixels, probe, report, train
 from papers.ne import eval as evaluation
 from papers.ne.agent import make_agent, narrow_width
 from papers.ne.baselines import redo, reset
@@ -198,7 +198,7 @@ def test_a_reset_begins_the_last_layers_anew() -> None:
 def test_the_direction_flips_and_ends_backwards() -> None:
     setting = SETTINGS["cycle"]
     turns = [direction_of(step, setting) for step in range(setting.steps)]
-    assert turns[0] == turns[5_000] == turns[16_999] == 1 and turns[17_000] == turns[-1] == -1
+    assert turns[0] == turns[5_000] == turns[14_999] == 1 and turns[15_000] == turns[-1] == -1
     assert sum(a != b for a, b in zip(turns, turns[1:], strict=False)) == 3
     assert {direction_of(s, SETTINGS["ant"]) for s in (0, 30_000, 2_999_999)} == {1.0}
 
@@ -262,6 +262,8 @@ def test_settings_are_the_authors() -> None:
         ({"task": "cycel"}, "did you mean"),
         ({"interval": 5}, "multiple of 2"),
         ({"steps": 10}, "nothing after a warm-up"),
+        ({"phases": 0}, "one or more"),
+        ({"task": "halfcheetah", "phases": 2}, "no direction"),
         ({"end_sparsity": 0.9}, "a network grows"),
         ({"start_sparsity": 1.0}, "a network grows"),
         ({"omega": 1.0}, "no share below 1"),
@@ -287,15 +289,54 @@ def test_rows_of_a_run(tmp_path: Path) -> None:
     names = ("forward", "backward", "forward", "backward")
     expected = [line[name] for line, name in zip(lines, names, strict=True)]
     np.testing.assert_allclose(curve.T, expected, rtol=1e-6)
-    np.testing.assert_allclose(rows.of(metric="final_return").values(), lines[-1]["backward"])
+    both = np.mean([lines[-2]["forward"], lines[-1]["backward"]], axis=0)
+    np.testing.assert_allclose(rows.of(metric="final_return").values(), both, rtol=1e-5)
     np.testing.assert_allclose(rows.of(metric="final_other").values(), lines[-1]["forward"])
+    again = np.subtract(lines[3]["backward"], lines[1]["backward"])
+    np.testing.assert_allclose(rows.of(metric="relearned").values(), again, rtol=1e-5)
     rise = np.subtract(lines[-1]["critic_inactive"], lines[0]["critic_inactive"])
     np.testing.assert_allclose(rows.of(metric="critic_inactive_rise").values(), rise)
     assert (rows.of(metric="least_growth").values() >= 0).all()
     assert (rows.of(metric="most_pruned").values() <= 0.4).all()
     assert (rows.of(metric="target_missed").values() == 0).all()
     assert rows.of(metric="critic_skipped").values().tolist() == [10, 10]  # of 12; little is left
-    assert rows.unique("lr") == [1e-3]  # of the rows that a tuning reads
+
+
+def test_a_tuned_rate_makes_rows_that_claims_read_and_a_grids_does_not(tmp_path: Path) -> None:
+    small = {"steps": 24, "eval_every": 6}
+    train.train(config(tmp_path / "tuned", method="dense", lr=3e-4, **small))
+    train.train(config(tmp_path / "grid", method="dense", lr=3e-4, labels=("lr",), **small))
+    tuned, grid = rows_of(tmp_path / "tuned"), rows_of(tmp_path / "grid")
+    assert tuned.of(metric="final_return", lr=None) and not tuned.of(metric="return", lr=3e-4)
+    assert grid.of(metric="return", lr=3e-4) and not grid.of(metric="final_return", lr=None)
+    twice = [dict(row, lr=lr) for row in grid.frame.to_dict("records") for lr in (3e-4, 1e-3)]
+    assert "by learning rate" in report.tables(Rows(twice))[0].title
+    assert "means over" in report.tables(tuned)[0].title
+    with pytest.raises(UserError, match="did you mean lr"):
+        train.train(config(tmp_path / "wrong", labels=("lrr",)))
+
+
+def test_floors_are_those_of_the_warm_up_and_of_the_first_network(tmp_path: Path) -> None:
+    cfg = config(tmp_path)
+    train.train(cfg)
+    [line] = [line for line in Run.load(tmp_path).metrics() if "untrained" in line]
+    task, (setting, _) = Task("cycle"), resolve(cfg)
+    agent = make_agent(cfg, task, seed_generators(cfg.seed, 6), torch.device("cpu"))
+    found = task.returns(train.policy_of(agent), 2, setting.episodes, setting.limit)
+    np.testing.assert_allclose(line["untrained"], found[0], rtol=1e-5)
+    rows = rows_of(tmp_path)
+    np.testing.assert_allclose(rows.of(metric="untrained_return").values(), found[0], rtol=1e-5)
+    assert (rows.of(metric="random_return").values() != 0).all()
+
+
+def test_the_final_return_is_of_both_directions() -> None:
+    """Ends of the last two phases, at default's and tuning's lengths; else the last quarter."""
+    last = np.arange(16) >= 12
+    four = evaluation.ends(np.repeat([1, -1, 1, -1], 4), last)
+    assert np.flatnonzero(four).tolist() == [10, 11, 14, 15]
+    two = evaluation.ends(np.repeat([1, -1], 4), last[:8])
+    assert np.flatnonzero(two).tolist() == [2, 3, 6, 7]
+    assert evaluation.ends(np.ones(16), last).tolist() == last.tolist()
 
 
 def test_a_target_that_is_missed_is_seen() -> None:

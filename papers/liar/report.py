@@ -15,12 +15,12 @@ LEVELS = [METHODS.label(name) for name in ("dense", "untrained", "retrain")]
 PARTS = {"all": "heads and neurons", "heads": "heads", "ffn": "neurons", "weights": "weights"}
 
 
-def named(setting: str) -> str:
+def named(setting: str, between: str = ", ") -> str:
     """A setting in words."""
     found = setting_of(setting)
     parts = PARTS.get(found.parts, "2:4")
     share = "" if found.parts == "2to4" else f"{found.percent} % "
-    return f"{found.criterion}, {share}{parts}" + ", ranked over layers" * found.everywhere
+    return f"{found.criterion}{between}{share}{parts}" + ", ranked over layers" * found.everywhere
 
 
 def plain(rows: Rows) -> Rows:
@@ -162,12 +162,8 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
             "",
         )
         names = settings_in(part.of(metric=metric), task) if metric else []
-        panels = [
-            Panel(
-                named(s), {"task": task, "setting": s, "metric": metric}, metric.replace("_", " ")
-            )
-            for s in names[:6]
-        ]
+        of, what = {"task": task, "metric": metric}, metric.replace("_", " ")
+        panels = [Panel(named(s, "\n"), {**of, "setting": s}, what) for s in names[:6]]
         figure = report.intervals(
             part, METHODS, panels, thresholds={p.title: RETAINED for p in panels}, width=3.0
         )
@@ -178,15 +174,16 @@ def figures(rows: Rows, extras: list[dict[str, Any]]) -> dict[str, Drawing]:
                 + ", mean with its 95 % interval, a dot per seed; dashed: .98."
             )
             drawn[f"kept_{task}"] = Drawing(figure, text, main=task == ENCODER)
+        of = {"task": task, "metric": "stream_errors"}
         shown = [
-            Panel(named(s), {"task": task, "setting": s, "metric": "stream_errors"}, "error / |Y|²")
-            for s in names[:6]
+            Panel(named(s, "\n"), {**of, "setting": s}, "error / |Y|²")
+            for s in (n for n in names if "-all-" in n)  # in others every second module is whole
         ]
         if figure := report.curves(part, METHODS, shown, xlabel="module", log="y", width=3.0):
             text = (
                 f"{task}: squared error of each module's output over its size, calibration tokens, "
-                "inputs from the modules before it mean over seeds, 95 % band. Targets "
-                "are the unpruned model's, so that errors of earlier modules count."
+                "against its method's target (as a rule what it gave before pruning for the same "
+                "inputs); odd: attention, even: FFN; mean over seeds, 95 % band."
             )
             drawn[f"errors_{task}"] = Drawing(figure, text)
     return drawn

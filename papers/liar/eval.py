@@ -10,7 +10,6 @@ from common.cli import run_cli
 from common.run import Run
 from papers.liar.config import Config, settings_of
 from papers.liar.methods import METHODS
-from papers.liar.task import TASKS
 
 QUALITY = (
     *("mrr", "recall", "accuracy", "body_accuracy", "cosine", "nll", "bits_per_byte", "f1"),
@@ -29,19 +28,9 @@ class EvalConfig:
 
 
 def varied(cfg: Config) -> dict[str, Any]:
-    """Labels of what is not the method's or the task's own."""
-    method, task = METHODS[cfg.method], TASKS[cfg.task]
-    own = {"target": method.target, "ridge": method.ridge, "bias": task.bias, "texts": task.texts}
-    found = {name: getattr(cfg, name) for name in own}
-    return {k: v for k, v in found.items() if v is not None and number(v) != number(own[k])}
-
-
-def number(value: Any) -> Any:
-    """Texts of one number alike."""
-    try:
-        return float(value)
-    except ValueError:
-        return value
+    """Labels of what was asked for by name, though it be the method's or the task's own."""
+    stated = {name: getattr(cfg, name) for name in ("target", "ridge", "bias", "texts")}
+    return {k: v for k, v in stated.items() if v is not None}
 
 
 def evaluate(cfg: EvalConfig) -> None:

@@ -99,13 +99,13 @@ def test_every_method_prunes_the_same_and_is_asked_the_same(small: None, tmp_pat
     assert found["liar"] == found["none"] == found["bias"]
 
 
-def test_labels_of_changed_settings(small: None, tmp_path: Path) -> None:
+def test_labels_of_stated_settings(small: None, tmp_path: Path) -> None:
     changed = {"target": "dense", "ridge": "0.1", "texts": 8, "settings": TWO[:1]}
     rows = rows_of(config(tmp_path / "run", **changed))
     assert rows.unique("target") == ["dense"] and rows.unique("ridge") == ["0.1"]
     assert rows.unique("texts") == [8]
-    same = rows_of(config(tmp_path / "same", target="local", ridge="1e-2", settings=TWO[:1]))
-    assert same.unique("target") == same.unique("ridge") == []
+    own = rows_of(config(tmp_path / "own", target="local", settings=TWO[:1]))
+    assert own.unique("target") == ["local"] and own.unique("ridge") == []
 
 
 def test_load_embeds(small: None, tmp_path: Path) -> None:
